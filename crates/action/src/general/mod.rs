@@ -1,0 +1,1 @@
+//! Actions that belong to no domain: tags, regions, zones, account attributes.

@@ -1,0 +1,56 @@
+use std::fmt::Display;
+use terroir_resources::Tags;
+use terroir_types::{Arn, Error};
+
+use crate::Context;
+
+/// One permission that must be allowed on one resource before an action runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// For example `ec2:RunInstances`.
+    pub permission: String,
+    /// `None` stands for actions that AWS does not scope to a resource; policies match it with `*`.
+    pub resource: Option<Arn>,
+    /// For the condition keys `aws:ResourceTag/...`.
+    pub resource_tags: Tags,
+    /// Further condition keys with their values, for example `ec2:InstanceType` or `aws:RequestTag/team`.
+    pub keys: Vec<(String, Vec<String>)>,
+}
+
+impl Target {
+    /// A permission without a resource.
+    pub fn any(permission: impl Into<String>) -> Self {
+        Self { permission: permission.into(), resource: None, resource_tags: Tags::new(), keys: Vec::new() }
+    }
+
+    pub fn on(permission: impl Into<String>, resource: Arn) -> Self {
+        Self { resource: Some(resource), ..Self::any(permission) }
+    }
+
+    /// A permission on an EC2 resource of the caller's account, with the tags it has. Unknown ids have none: whether
+    /// the resource exists is not told here.
+    pub fn ec2(cx: &Context<'_>, permission: &str, kind: &str, id: impl Display) -> Result<Self, Error> {
+        let id = id.to_string();
+        let mut target = Self::on(permission, cx.ec2_arn(kind, &id));
+        target.resource_tags = terroir_resources::tags(cx.txn, cx.account(), &id)?;
+        Ok(target)
+    }
+
+    #[must_use]
+    pub fn key(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.keys.push((name.into(), vec![value.into()]));
+        self
+    }
+
+    /// Adds `aws:RequestTag/...` and `aws:TagKeys` for tags that the request sets.
+    #[must_use]
+    pub fn request_tags(mut self, tags: &Tags) -> Self {
+        for (key, value) in tags {
+            self.keys.push((format!("aws:RequestTag/{key}"), vec![value.clone()]));
+        }
+        if !tags.is_empty() {
+            self.keys.push(("aws:TagKeys".to_owned(), tags.keys().cloned().collect()));
+        }
+        self
+    }
+}
