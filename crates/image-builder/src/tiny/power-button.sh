@@ -1,0 +1,3 @@
+#!/bin/sh
+echo "tiny: power button" > /dev/console
+poweroff
