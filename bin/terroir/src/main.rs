@@ -1,1 +1,87 @@
-fn main() {}
+//! `terroir`: the command line, the wiring of the crates, and the supervision of the three processes. No logic.
+
+mod account;
+mod admin_api;
+mod admin_client;
+mod admin_server;
+mod agent;
+mod cli;
+mod demo;
+mod doctor;
+mod guest_services;
+mod image;
+mod layout;
+mod privileges;
+mod process;
+mod server;
+mod settings;
+mod status;
+mod supervisor;
+mod up;
+
+use clap::Parser;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+use cli::{Cli, Command};
+use layout::Layout;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("terroir: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(cli: Cli) -> Result<(), String> {
+    let layout = Layout::find(cli.common.data_dir.as_deref()).map_err(|error| error.to_string())?;
+    log_to_standard_error(&cli.command);
+    match cli.command {
+        Command::Server => server::main(layout),
+        Command::Agent => agent::main(layout),
+        Command::GuestServices => guest_services::main(layout),
+        other => runtime(Threads::One)?.block_on(run(layout, other)),
+    }
+}
+
+async fn run(layout: Layout, command: Command) -> Result<(), String> {
+    match command {
+        Command::Up(args) => up::up(layout, args).await,
+        Command::Down(args) => up::down(layout, args).await,
+        Command::Status(args) => status::run(&layout, args.json).await,
+        Command::Env => account::env(&layout).await,
+        Command::Doctor(args) => doctor::run(&layout, args.json),
+        Command::Account(command) => account::run(&layout, command).await,
+        Command::Image(command) => image::run(&layout, command).await,
+        Command::Demo(args) => demo::run(&layout, args).await,
+        // Each has a runtime of its own, made after it gave up its privileges.
+        Command::Server | Command::Agent | Command::GuestServices => Ok(()),
+    }
+}
+
+pub enum Threads {
+    One,
+    Many,
+}
+
+pub fn runtime(threads: Threads) -> Result<tokio::runtime::Runtime, String> {
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Many => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.enable_all().build().map_err(|error| format!("cannot start: {error}"))
+}
+
+/// Commands for people say little; the processes log what they do. `TERROIR_LOG` overrides both.
+fn log_to_standard_error(command: &Command) {
+    let default = match command {
+        Command::Server | Command::Agent | Command::GuestServices | Command::Up(_) => "info",
+        _ => "warn",
+    };
+    let filter = EnvFilter::try_from_env("TERROIR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+}

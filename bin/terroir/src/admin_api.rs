@@ -1,0 +1,96 @@
+//! Documents that cross the admin socket.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServerStatus {
+    /// The API answers and the host has reported.
+    pub ready: bool,
+    pub endpoint: String,
+    pub region: String,
+    pub hypervisor: String,
+    pub accounts: usize,
+    /// Instances of all accounts by state.
+    pub instances: BTreeMap<String, usize>,
+    pub images: usize,
+    pub revision: u64,
+    pub host: Option<HostSummary>,
+    /// Sentences about what is wrong.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostSummary {
+    pub id: String,
+    pub name: String,
+    pub accelerator: String,
+    pub accelerator_reason: Option<String>,
+    pub vcpus: u32,
+    pub memory_bytes: u64,
+    pub volume_bytes_free: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Environment {
+    pub endpoint: String,
+    pub region: String,
+    pub access_key_id: String,
+    pub secret_access_key: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewAccountRequest {
+    pub name: String,
+}
+
+/// Field names are part of the command line's contract (`account add --json`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewAccountAnswer {
+    pub account_id: String,
+    pub name: String,
+    pub access_key_id: String,
+    pub secret_access_key: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccountSummary {
+    pub account_id: String,
+    pub name: String,
+    pub created_at: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredBlob {
+    pub size_bytes: u64,
+    pub sha256: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegisterImageRequest {
+    pub name: String,
+    pub description: String,
+    pub architecture: String,
+    pub source: String,
+    /// Of the disk's bytes, as uploaded under the name `upload/SHA256`.
+    pub sha256: String,
+    pub size_bytes: u64,
+    pub virtual_size_bytes: u64,
+    /// `raw`, `qcow2` or `vmdk`.
+    pub format: String,
+    pub kernel: Option<StoredBlob>,
+    pub initrd: Option<StoredBlob>,
+    pub command_line: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ImageSummary {
+    pub image_id: String,
+    pub name: String,
+    pub architecture: String,
+    pub snapshot_id: String,
+    pub size_bytes: u64,
+    pub sha256: String,
+    pub source: String,
+    pub created_at: String,
+}

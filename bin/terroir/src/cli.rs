@@ -1,0 +1,160 @@
+//! The command line (DESIGN §7).
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+#[derive(Debug, Parser)]
+#[command(name = "terroir", version, about = "A sovereign cloud that speaks the AWS APIs", propagate_version = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Where everything of this cloud is kept [default: /var/lib/terroir as root, else ~/.local/share/terroir]
+    #[arg(long, global = true, env = "TERROIR_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine
+    Up(UpArgs),
+    /// Stop what `up` started
+    Down(DownArgs),
+    /// What runs, and how well
+    Status(StatusArgs),
+    /// Print the environment that points AWS clients at this cloud
+    Env,
+    /// What is wrong with this machine, and how to mend it
+    Doctor(DoctorArgs),
+    /// Tenants
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// Images for everybody in the region
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Launch a first instance and say how to reach it
+    Demo(DemoArgs),
+    /// Run only the control plane
+    Server,
+    /// Run only this host's agent
+    Agent,
+    /// Run only the guests' DHCP, DNS and metadata service
+    GuestServices,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Hypervisor {
+    Qemu,
+    Simulated,
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    /// Go to the background once the cloud is ready
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// Settings that are remembered in DIR/terroir.toml when the cloud is first started.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SettingsArgs {
+    /// Where the AWS APIs answer [default: 127.0.0.1:9000]
+    #[arg(long, env = "TERROIR_LISTEN", value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// `simulated` makes instances that change state but run nothing [default: qemu]
+    #[arg(long, env = "TERROIR_HYPERVISOR", value_enum)]
+    pub hypervisor: Option<Hypervisor>,
+    /// Name of the region [default: eu-local-1]
+    #[arg(long, env = "TERROIR_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+    /// Pool of the instances' public addresses, reachable from this machine [default: 100.96.0.0/20]
+    #[arg(long, env = "TERROIR_PUBLIC_POOL", value_name = "CIDR")]
+    pub public_pool: Option<String>,
+    /// Link addresses between this machine and its VPCs [default: 100.127.0.0/17]
+    #[arg(long, env = "TERROIR_EDGE_POOL", value_name = "CIDR")]
+    pub edge_pool: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DownArgs {
+    /// Leave the instances and their network running; the next `up` takes them over
+    #[arg(long)]
+    pub keep_instances: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Make a tenant; its credentials are printed once
+    Add {
+        name: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// All tenants
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BuiltIn {
+    Tiny,
+    #[value(name = "debian-12")]
+    Debian12,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build an image from Debian packages and offer it to everybody
+    Build {
+        what: BuiltIn,
+        /// Only build the files into this folder, without a running cloud
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+    },
+    /// Take over a disk image (raw, qcow2 or VMDK) from a file or an http(s) address
+    Import {
+        source: String,
+        /// Name of the image [default: the file's name]
+        #[arg(long)]
+        name: Option<String>,
+        /// Refuse the image unless this is its SHA-256
+        #[arg(long, value_name = "HEX")]
+        sha256: Option<String>,
+    },
+    /// The images that everybody sees
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write an image's disk to a file
+    Export { image: String, file: PathBuf },
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Instance type
+    #[arg(long, default_value = "tr1.pico")]
+    pub instance_type: String,
+}

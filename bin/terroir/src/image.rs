@@ -1,0 +1,139 @@
+//! `terroir image`: builds or reads a disk image and hands it to the control plane.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use std::path::{Path, PathBuf};
+use terroir_image_builder::{BuiltImage, DiskFormat, TerminalProgress};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+
+use crate::admin_api::{ImageSummary, RegisterImageRequest, StoredBlob};
+use crate::admin_client::AdminClient;
+use crate::cli::{BuiltIn, ImageCommand};
+use crate::layout::Layout;
+
+pub async fn run(layout: &Layout, command: ImageCommand) -> Result<(), String> {
+    match command {
+        ImageCommand::Build { what, output: Some(folder) } => {
+            let image = build(what, folder).await?;
+            println!("{}  sha256 {}", image.path.display(), image.sha256);
+            Ok(())
+        }
+        ImageCommand::Build { what, output: None } => {
+            let client = AdminClient::new(&layout.admin_socket());
+            // Before the long part: is there anybody to hand it to?
+            let _: serde_json::Value = client.get("/status").await.map_err(|error| error.to_string())?;
+            let image = build(what, layout.images()).await?;
+            hand_over(&client, image, None).await
+        }
+        ImageCommand::Import { source, name, sha256 } => {
+            let client = AdminClient::new(&layout.admin_socket());
+            let _: serde_json::Value = client.get("/status").await.map_err(|error| error.to_string())?;
+            let folder = layout.images();
+            std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+            let progress = TerminalProgress::new();
+            let image = terroir_image_builder::import(&source, &folder, sha256.as_deref(), &progress)
+                .await
+                .map_err(|error| error.to_string())?;
+            hand_over(&client, image, name).await
+        }
+        ImageCommand::List { json } => list(layout, json).await,
+        ImageCommand::Export { image, file } => export(layout, &image, &file).await,
+    }
+}
+
+async fn build(what: BuiltIn, folder: PathBuf) -> Result<BuiltImage, String> {
+    std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let build = move || {
+        let progress = TerminalProgress::new();
+        match what {
+            BuiltIn::Tiny => terroir_image_builder::build_tiny(&folder, &progress),
+            BuiltIn::Debian12 => terroir_image_builder::build_debian_12(&folder, &progress),
+        }
+    };
+    tokio::task::spawn_blocking(build).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// Uploads the files and registers them; the local copies are removed, since the cloud keeps its own.
+async fn hand_over(client: &AdminClient, image: BuiltImage, name: Option<String>) -> Result<(), String> {
+    let disk = upload(client, &image.path).await?;
+    let kernel = upload_optional(client, image.boot.kernel.as_deref()).await?;
+    let initrd = upload_optional(client, image.boot.initrd.as_deref()).await?;
+    let request = RegisterImageRequest {
+        name: name.unwrap_or(image.name),
+        description: image.description,
+        architecture: image.architecture,
+        source: image.source,
+        sha256: disk.sha256,
+        size_bytes: disk.size_bytes,
+        virtual_size_bytes: image.size_bytes,
+        format: match image.format {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+            DiskFormat::Vmdk => "vmdk",
+        }
+        .to_owned(),
+        kernel,
+        initrd,
+        command_line: image.boot.cmdline,
+    };
+    let registered: ImageSummary = client.post("/images", &request).await.map_err(|error| error.to_string())?;
+    for file in [Some(image.path), image.boot.kernel, image.boot.initrd].into_iter().flatten() {
+        if let Err(error) = std::fs::remove_file(&file) {
+            tracing::warn!(file = %file.display(), %error, "cannot remove a file that is no longer needed");
+        }
+    }
+    println!("{}  {}  sha256 {}", registered.image_id, registered.name, registered.sha256);
+    Ok(())
+}
+
+async fn upload_optional(client: &AdminClient, file: Option<&Path>) -> Result<Option<StoredBlob>, String> {
+    match file {
+        Some(file) => upload(client, file).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn upload(client: &AdminClient, file: &Path) -> Result<StoredBlob, String> {
+    let reader = tokio::fs::File::open(file).await.map_err(|error| format!("{}: {error}", file.display()))?;
+    let chunks = ReaderStream::with_capacity(reader, 256 << 10).map_ok(Frame::<Bytes>::data);
+    let body = StreamBody::new(chunks).boxed_unsync();
+    client.put("/blobs", body).await.map_err(|error| error.to_string())
+}
+
+async fn list(layout: &Layout, json: bool) -> Result<(), String> {
+    let client = AdminClient::new(&layout.admin_socket());
+    let images: Vec<ImageSummary> = client.get("/images").await.map_err(|error| error.to_string())?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&images).map_err(|error| error.to_string())?);
+        return Ok(());
+    }
+    for image in images {
+        let ImageSummary { image_id, name, architecture, size_bytes, sha256, source, .. } = image;
+        println!("{image_id}  {name}  {architecture}  {} MiB  sha256 {sha256}  {source}", size_bytes >> 20);
+    }
+    Ok(())
+}
+
+async fn export(layout: &Layout, image: &str, file: &Path) -> Result<(), String> {
+    let client = AdminClient::new(&layout.admin_socket());
+    let images: Vec<ImageSummary> = client.get("/images").await.map_err(|error| error.to_string())?;
+    let found = images
+        .into_iter()
+        .find(|candidate| candidate.image_id == image || candidate.name == image)
+        .ok_or_else(|| format!("there is no image '{image}': see `terroir image list`"))?;
+    let mut body = client.stream(&format!("/images/{}/disk", found.image_id)).await.map_err(|error| error.to_string())?;
+    let cannot = |error: std::io::Error| format!("cannot write {}: {error}", file.display());
+    let mut out = tokio::fs::OpenOptions::new().write(true).create_new(true).open(file).await.map_err(cannot)?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| format!("the image stopped coming: {error}"))?;
+        if let Ok(data) = frame.into_data() {
+            out.write_all(&data).await.map_err(cannot)?;
+        }
+    }
+    out.sync_all().await.map_err(cannot)?;
+    println!("{}  sha256 {}", file.display(), found.sha256);
+    Ok(())
+}

@@ -1,0 +1,200 @@
+//! Configuration: flags > environment > DIR/terroir.toml > default.
+
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use crate::cli::{Hypervisor, SettingsArgs};
+use crate::layout::{Layout, describe};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    pub listen: SocketAddr,
+    pub hypervisor: HypervisorSetting,
+    pub region: String,
+    /// Letter of this site's availability zone, after the region's name.
+    pub zone_suffix: String,
+    pub public_pool: String,
+    pub edge_pool: String,
+    /// MTU in guests, bytes.
+    pub guest_mtu: u16,
+    /// Resolvers for names outside the cloud; empty means the machine's own, `["none"]` none at all.
+    pub dns_upstreams: Vec<String>,
+    /// Networks that guests may not reach, besides this machine's own addresses.
+    pub egress_deny: Vec<String>,
+    /// Names that S3 clients put a bucket in front of, for example `s3.example.org`.
+    pub s3_domains: Vec<String>,
+    /// How many virtual CPUs are promised for each thread of the processor.
+    pub vcpu_overcommit: u32,
+    /// Bytes of disk that volumes and objects leave free for the state.
+    pub disk_reserve_bytes: u64,
+    /// The instance types' catalogue; empty means the built-in one.
+    pub instance_types: String,
+    /// Lease time that guests get by DHCP, seconds.
+    pub dhcp_lease_secs: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HypervisorSetting {
+    Qemu,
+    Simulated,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            hypervisor: HypervisorSetting::Qemu,
+            region: "eu-local-1".to_owned(),
+            zone_suffix: "a".to_owned(),
+            public_pool: "100.96.0.0/20".to_owned(),
+            edge_pool: "100.127.0.0/17".to_owned(),
+            guest_mtu: 1370,
+            dns_upstreams: Vec::new(),
+            egress_deny: Vec::new(),
+            s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
+            vcpu_overcommit: 4,
+            disk_reserve_bytes: 1 << 30,
+            instance_types: String::new(),
+            dhcp_lease_secs: 3600,
+        }
+    }
+}
+
+impl Settings {
+    pub fn zone(&self) -> String {
+        format!("{}{}", self.region, self.zone_suffix)
+    }
+
+    /// What the file says, or the defaults. Errors name the file and the line.
+    pub fn read(layout: &Layout) -> Result<Self, String> {
+        let path = layout.settings_file();
+        let settings: Self = match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
+            Err(error) => return Err(describe(&error, "cannot read", &path).to_string()),
+        };
+        settings.check()
+    }
+
+    /// The file's settings with the flags' and the environment's over them.
+    pub fn read_with(layout: &Layout, args: &SettingsArgs) -> Result<Self, String> {
+        let mut settings = Self::read(layout)?;
+        if let Some(listen) = args.listen {
+            settings.listen = listen;
+        }
+        if let Some(hypervisor) = args.hypervisor {
+            settings.hypervisor = match hypervisor {
+                Hypervisor::Qemu => HypervisorSetting::Qemu,
+                Hypervisor::Simulated => HypervisorSetting::Simulated,
+            };
+        }
+        for (value, place) in [
+            (&args.region, &mut settings.region),
+            (&args.public_pool, &mut settings.public_pool),
+            (&args.edge_pool, &mut settings.edge_pool),
+        ] {
+            if let Some(value) = value {
+                place.clone_from(value);
+            }
+        }
+        settings.check()
+    }
+
+    fn check(self) -> Result<Self, String> {
+        if !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "refusing to listen on {}: without TLS only loopback addresses are allowed; use 127.0.0.1 and a \
+                 TLS-terminating proxy on this machine",
+                self.listen
+            ));
+        }
+        let valid_region = (1..=32).contains(&self.region.len())
+            && self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !valid_region {
+            return Err(format!("'{}' is not a region name: up to 32 of a-z, 0-9 and '-'", self.region));
+        }
+        self.public_pool_net()?;
+        self.edge_pool_net()?;
+        self.egress_deny_nets()?;
+        self.upstreams()?;
+        Ok(self)
+    }
+
+    pub fn public_pool_net(&self) -> Result<ipnet::Ipv4Net, String> {
+        network(&self.public_pool, "public_pool")
+    }
+
+    pub fn edge_pool_net(&self) -> Result<ipnet::Ipv4Net, String> {
+        network(&self.edge_pool, "edge_pool")
+    }
+
+    pub fn egress_deny_nets(&self) -> Result<Vec<ipnet::IpNet>, String> {
+        self.egress_deny
+            .iter()
+            .map(|text| text.parse().map_err(|_| format!("egress_deny: '{text}' is not a network like 10.0.0.0/8")))
+            .collect()
+    }
+
+    pub fn upstreams(&self) -> Result<Vec<IpAddr>, String> {
+        if self.dns_upstreams == ["none"] {
+            return Ok(Vec::new());
+        }
+        if self.dns_upstreams.is_empty() {
+            return Ok(machine_resolvers());
+        }
+        self.dns_upstreams
+            .iter()
+            .map(|text| text.parse().map_err(|_| format!("dns_upstreams: '{text}' is not an IP address")))
+            .collect()
+    }
+
+    /// Keeps the settings for the next start and for the other processes.
+    pub fn write(&self, layout: &Layout) -> Result<(), String> {
+        let path = layout.settings_file();
+        let text = toml::to_string(self).map_err(|error| error.to_string())?;
+        let fresh = path.with_extension("toml.new");
+        let write = || -> std::io::Result<()> {
+            let mut file = fs::File::create(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&fresh, &path)
+        };
+        write().map_err(|error| describe(&error, "cannot write", &path).to_string())
+    }
+}
+
+fn network(text: &str, name: &str) -> Result<ipnet::Ipv4Net, String> {
+    text.parse::<ipnet::Ipv4Net>()
+        .map(|net| net.trunc())
+        .map_err(|_| format!("{name}: '{text}' is not an IPv4 network like 100.96.0.0/20"))
+}
+
+fn machine_resolvers() -> Vec<IpAddr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_checked() {
+        for (toml, complaint) in [
+            ("listen = '0.0.0.0:9000'", "loopback"),
+            ("region = 'EU WEST'", "region name"),
+            ("public_pool = 'everything'", "public_pool"),
+            ("egress_deny = ['10.0.0.0/99']", "egress_deny"),
+            ("dns_upstreams = ['dns.example']", "dns_upstreams"),
+        ] {
+            let settings: Settings = toml::from_str(toml).unwrap();
+            assert!(settings.check().unwrap_err().contains(complaint), "{toml}");
+        }
+        assert!(toml::from_str::<Settings>("unknown = 1").is_err());
+        assert!(Settings::default().check().is_ok());
+    }
+}

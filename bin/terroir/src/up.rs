@@ -1,0 +1,201 @@
+//! `terroir up` and `terroir down`.
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin_api::ServerStatus;
+use crate::admin_client::AdminClient;
+use crate::cli::{DownArgs, UpArgs};
+use crate::layout::{Layout, describe};
+use crate::settings::{HypervisorSetting, Settings};
+use crate::supervisor::{AGENT, GUEST_SERVICES, SERVER, Supervisor, SupervisorRecord};
+use crate::{agent, doctor};
+
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
+
+pub async fn up(layout: Layout, args: UpArgs) -> Result<(), String> {
+    let settings = Settings::read_with(&layout, &args.settings)?;
+    if SupervisorRecord::read(&layout).supervisor_is_alive() {
+        return already_running(&layout, &settings).await;
+    }
+    check_privileges(&settings)?;
+    doctor::check_before_start(&settings)?;
+    layout.create().map_err(|error| error.to_string())?;
+    check_reachable(layout.root())?;
+    if !SupervisorRecord::read(&layout).process(SERVER).is_some_and(|server| server.is_running()) {
+        check_port(&settings)?;
+    }
+    settings.write(&layout)?;
+    if args.detach { detach(&layout).await } else { supervise(layout, &settings).await }
+}
+
+async fn already_running(layout: &Layout, settings: &Settings) -> Result<(), String> {
+    let status = wait_until_ready(layout, READY_DEADLINE).await?;
+    let wanted = endpoint(settings);
+    if status.endpoint != wanted {
+        return Err(format!(
+            "this cloud is already running on {}, not on {wanted}: `terroir down` first to move it",
+            status.endpoint
+        ));
+    }
+    println!("already running: {}", status.endpoint);
+    Ok(())
+}
+
+pub fn endpoint(settings: &Settings) -> String {
+    format!("http://{}", settings.listen)
+}
+
+fn check_privileges(settings: &Settings) -> Result<(), String> {
+    if settings.hypervisor == HypervisorSetting::Qemu && !Uid::effective().is_root() {
+        return Err("virtual machines need root for their networks: run `sudo terroir up`, or `terroir up \
+                    --hypervisor simulated` to try the APIs without them"
+            .to_owned());
+    }
+    Ok(())
+}
+
+/// The control plane runs as a user of its own and has to get to its folders.
+fn check_reachable(root: &Path) -> Result<(), String> {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    for folder in root.ancestors().skip(1) {
+        let mode = folder.metadata().map_err(|error| describe(&error, "cannot look at", folder).to_string())?;
+        if mode.permissions().mode() & 0o001 == 0 {
+            return Err(format!(
+                "other users may not pass through {}: choose a data folder elsewhere with --data-dir, or `chmod o+x` it",
+                folder.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_port(settings: &Settings) -> Result<(), String> {
+    std::net::TcpListener::bind(settings.listen).map(drop).map_err(|error| {
+        format!("cannot listen on {}: {error}; choose another place with --listen 127.0.0.1:PORT", settings.listen)
+    })
+}
+
+async fn detach(layout: &Layout) -> Result<(), String> {
+    let log_path = layout.log_file("supervisor");
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log_path)
+        .map_err(|error| describe(&error, "cannot open", &log_path).to_string())?;
+    let start = || -> std::io::Result<tokio::process::Child> {
+        let mut command = tokio::process::Command::new(std::env::current_exe()?);
+        command.arg("--data-dir").arg(layout.root()).arg("up");
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.current_dir("/");
+        // SAFETY: setsid is async-signal-safe and touches no memory of ours.
+        unsafe {
+            command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));
+        }
+        command.spawn()
+    };
+    let mut child = start().map_err(|error| format!("cannot start the supervisor: {error}"))?;
+    tokio::select! {
+        ready = wait_until_ready(layout, READY_DEADLINE) => {
+            let status = ready?;
+            println!("ready: {}", status.endpoint);
+            Ok(())
+        }
+        ended = child.wait() => {
+            let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+            Err(format!("the supervisor ended ({how}); see {}", log_path.display()))
+        }
+    }
+}
+
+async fn wait_until_ready(layout: &Layout, deadline: Duration) -> Result<ServerStatus, String> {
+    let client = AdminClient::new(&layout.admin_socket());
+    let start = Instant::now();
+    loop {
+        let last = match client.get::<ServerStatus>("/status").await {
+            Ok(status) if status.ready => return Ok(status),
+            Ok(status) => status.problems.join("; "),
+            Err(error) => error.to_string(),
+        };
+        let record = SupervisorRecord::read(layout);
+        if let Some(dying) = record.processes.iter().find(|process| process.keeps_dying()) {
+            let end = dying.last_end.clone().unwrap_or_default();
+            return Err(format!("{} keeps dying: {end}; see {}", dying.name, layout.log_file(&dying.name).display()));
+        }
+        if start.elapsed() > deadline {
+            return Err(format!("not ready after {} s: {last}; see {}", deadline.as_secs(), layout.logs().display()));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn supervise(layout: Layout, settings: &Settings) -> Result<(), String> {
+    let lock = lock(&layout)?;
+    let (stop, stopped) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        // The receiver lives as long as the supervisor does.
+        let _ = stop.send(true);
+    });
+    println!("starting {} (data in {})", endpoint(settings), layout.root().display());
+    Supervisor::new(layout).run(stopped).await;
+    drop(lock);
+    println!("stopped; instances keep running until `terroir down`");
+    Ok(())
+}
+
+fn lock(layout: &Layout) -> Result<Flock<File>, String> {
+    let path = layout.lock_file();
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| describe(&error, "cannot open", &path).to_string())?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| format!("another `terroir up` uses {} already", layout.root().display()))
+}
+
+pub async fn down(layout: Layout, args: DownArgs) -> Result<(), String> {
+    if !layout.root().exists() {
+        println!("nothing to stop: {} does not exist", layout.root().display());
+        return Ok(());
+    }
+    let settings = Settings::read(&layout)?;
+    check_privileges(&settings)?;
+    let record = SupervisorRecord::read(&layout);
+    if let Some(supervisor) = record.supervisor {
+        supervisor.stop(STOP_DEADLINE).await;
+    }
+    // Also what an earlier supervisor left behind when it was killed itself.
+    for name in [AGENT, SERVER] {
+        if let Some(process) = record.process(name).and_then(|process| process.process) {
+            process.stop(STOP_DEADLINE).await;
+        }
+    }
+    if args.keep_instances {
+        println!("stopped; the instances keep running");
+        return Ok(());
+    }
+    agent::tear_down(&layout, &settings).await?;
+    if let Some(process) = SupervisorRecord::read(&layout).process(GUEST_SERVICES).and_then(|process| process.process) {
+        process.stop(STOP_DEADLINE).await;
+    }
+    println!("stopped; everything is kept in {}", layout.root().display());
+    Ok(())
+}
