@@ -4,7 +4,7 @@
 //! have no key, lists always have one.
 
 use crate::generated::{ec2_json, iam_json, sts_json};
-use crate::{Decode, Operation, Params, Service, encode_response};
+use crate::{Decode, Operation, Params, Service, encode_error, encode_response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
@@ -51,19 +51,24 @@ pub fn cases() -> impl Iterator<Item = &'static Case> {
     [ec2_json::CASES, iam_json::CASES, sts_json::CASES].into_iter().flatten()
 }
 
-/// Answers one question. `{"service", "action", "body"}` decodes a form body; `{"service", "action", "response"}` encodes
-/// a response; anything that goes wrong is `{"error"}`.
+/// Answers one question. `{"service", "action", "body"}` decodes a form body, `{"service", "action", "response"}` encodes
+/// a response, `{"service", "code", "message"}` an error. If that does not work the answer is `{"error"}`.
 pub fn answer(question: &str) -> Value {
-    let answered = serde_json::from_str(question).map_err(|error| error.to_string()).and_then(|question: Value| {
-        let text = |key: &str| question[key].as_str().unwrap_or_default();
-        let case = cases().find(|case| case.service.signing_name() == text("service") && case.name == text("action"));
-        let case = case.ok_or("no such action")?;
-        match question.get("response") {
-            Some(response) => (case.encode)(response).map(|body| json!({ "body": body })),
-            None => (case.decode)(&Params::parse("", text("body").as_bytes()).map_err(|error| error.to_string())?),
-        }
-    });
-    answered.unwrap_or_else(|error| json!({ "error": error }))
+    try_answer(question).unwrap_or_else(|error| json!({ "error": error }))
+}
+
+fn try_answer(question: &str) -> Result<Value> {
+    let question: Value = serde_json::from_str(question).map_err(|error| error.to_string())?;
+    let text = |key: &str| question[key].as_str().unwrap_or_default();
+    let service = Service::from_signing_name(text("service")).ok_or("no such service")?;
+    if question.get("code").is_some() {
+        return Ok(json!({ "body": encode_error(service, text("code"), text("message"), "req-1") }));
+    }
+    let case = cases().find(|case| case.service == service && case.name == text("action")).ok_or("no such action")?;
+    match question.get("response") {
+        Some(response) => Ok(json!({ "body": (case.encode)(response)? })),
+        None => (case.decode)(&Params::parse("", text("body").as_bytes()).map_err(|error| error.to_string())?),
+    }
 }
 
 /// A value that has a JSON form.

@@ -123,8 +123,8 @@ pub trait Operation: 'static {
     const SERVICE: Service;
     /// The value of the `Action` parameter.
     const NAME: &'static str;
-    type Request: Decode + Clone + Send + 'static;
-    type Response: Encode + Send + 'static;
+    type Request: Decode + Clone + Send + Sync + 'static;
+    type Response: Encode + Send + Sync + 'static;
 }
 
 /// Which page of a list a request asks for. `max_results` is as the client wrote it, unchecked.
