@@ -291,3 +291,63 @@ fn scalar(shape: &Shape, target: &Target) -> Result<&'static str> {
         (other, _) => Err(format!("{other} is not generated")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn select(protocol: &str, members: serde_json::Value) -> Result<Selection> {
+        let model = json!({
+            "metadata": {"apiVersion": "1", "protocol": protocol, "xmlNamespace": "ns"},
+            "operations": {"Do": {"input": {"shape": "DoRequest"}}, "Other": {}},
+            "shapes": {
+                "DoRequest": {"type": "structure", "required": ["Name"], "members": members},
+                "Self": {"type": "structure", "members": {"Again": {"shape": "Selves"}}},
+                "Selves": {"type": "list", "member": {"shape": "Self"}},
+                "Map": {"type": "map", "key": {"shape": "Text"}, "value": {"shape": "Text"}},
+                "Text": {"type": "string"},
+                "Secret": {"type": "string", "sensitive": true},
+                "Texts": {"type": "list", "member": {"shape": "Text", "locationName": "item"}},
+                "Lists": {"type": "list", "member": {"shape": "Texts"}},
+            },
+        });
+        Selection::new(&serde_json::from_value(model).map_err(|error| error.to_string())?, &["Do".to_owned()])
+    }
+
+    #[test]
+    fn names_on_the_wire() {
+        let members = json!({
+            "Name": {"shape": "Secret", "locationName": "name"},
+            "Ids": {"shape": "Texts", "locationName": "idSet", "queryName": "Id"},
+        });
+        for (protocol, expected) in [
+            ("ec2", [("Ids", "Id", "idSet", false, false), ("Name", "Name", "name", true, true)]),
+            ("query", [("Ids", "idSet", "idSet", false, false), ("Name", "name", "name", true, true)]),
+        ] {
+            let selection = select(protocol, members.clone()).unwrap();
+            let members = &selection.structures["DoRequest"].members;
+            let read = members.iter().map(|member| {
+                let (request, response) = (member.name_in_request.as_str(), member.name_in_response.as_str());
+                (member.name.as_str(), request, response, member.required, member.secret)
+            });
+            assert_eq!(read.collect::<Vec<_>>(), expected, "{protocol}");
+            assert_eq!(selection.unimplemented, ["Other"]);
+        }
+    }
+
+    #[test]
+    fn what_is_not_generated_is_refused() {
+        for (member, expected) in [
+            (json!({"shape": "Self"}), "Do: Self contains itself, which is not generated"),
+            (json!({"shape": "Map"}), "Do: DoRequest.X: map is not generated"),
+            (json!({"shape": "Lists"}), "Do: DoRequest.X: a list of lists is not generated"),
+            (json!({"shape": "Texts", "flattened": true}), "Do: DoRequest.X: flattened lists are not generated"),
+            (json!({"shape": "Gone"}), "Do: DoRequest.X: Gone is not in the model"),
+        ] {
+            let refused = select("query", json!({"X": member})).err();
+            assert_eq!(refused.as_deref(), Some(expected));
+        }
+        assert_eq!(select("json", json!({})).err().as_deref(), Some("protocol json is not generated"));
+    }
+}
