@@ -1,1 +1,23 @@
-//! Placeholder until its first code arrives.
+//! Who may do what: accounts, users, groups, roles, their credentials and policies, and sessions (STS).
+//!
+//! [`evaluation`] decides and is pure; [`ops`] change records in one transaction; [`Iam`] is what the API server and
+//! object storage ask ([`Iam::secret`], [`Iam::authenticate_session`], [`Iam::authorize`]); [`sigv4`] checks
+//! signatures; [`aws`] is the IAM and STS APIs themselves.
+
+mod authorize;
+pub mod aws;
+mod builtin;
+mod cache;
+pub mod evaluation;
+pub mod model;
+pub mod names;
+pub mod ops;
+mod service;
+mod session;
+pub mod sigv4;
+
+pub use aws::register;
+pub use builtin::BuiltinPolicy;
+pub use cache::RecentMap;
+pub use service::{AuthenticationError, Iam, RequestFacts, RoleCredentials};
+pub use session::{SESSION_KEY_PREFIX, SessionCredentials};

@@ -1,0 +1,254 @@
+//! The stored records. Keys hold only ids; names stand in them as MACs (see [`crate::names`]).
+//!
+//! ```text
+//! account/<account>                              access-key/<AKIA...>      access-key-use/<AKIA...>
+//! user/<account>/<AIDA...>                       group/<account>/<AGPA...> group-member/<account>/<AGPA...>/<AIDA...>
+//! role/<account>/<AROA...>                       managed-policy/<account>/<ANPA...>
+//! instance-profile/<account>/<AIPA...>           role-profile/<account>/<AROA...>/<AIPA...>
+//! ~policy/<account>/<id of its holder>/<sha256>  iam-name/<account or ->/<kind>/<mac of the name>
+//! ```
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use terroir_resources::Tags;
+use terroir_store::{Key, record};
+use terroir_types::{AccountId, Arn, Secret, Timestamp};
+
+/// A tenant. Its root may do everything inside it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    pub id: AccountId,
+    pub created_at: Timestamp,
+    /// Access keys of the account's root.
+    pub access_keys: Vec<String>,
+    #[serde(skip, default)]
+    pub tenant: AccountTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountTenant {
+    pub name: String,
+}
+
+record!(Account { kind: "account", version: 1, account: |r| Some(r.id), tenant: tenant: AccountTenant });
+
+impl Account {
+    pub fn key(id: AccountId) -> Key {
+        Key::new(format!("account/{id}"))
+    }
+
+    pub fn arn(&self) -> Arn {
+        Arn::iam(self.id, "root")
+    }
+}
+
+/// A long-lived credential of a user or of an account's root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKey {
+    /// `AKIA` and 16 characters.
+    pub id: String,
+    pub account: AccountId,
+    /// None: the account's root.
+    pub user: Option<String>,
+    pub active: bool,
+    pub created_at: Timestamp,
+    #[serde(skip, default)]
+    pub tenant: AccessKeyTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKeyTenant {
+    pub secret: Secret<String>,
+}
+
+record!(AccessKey { kind: "access-key", version: 1, account: |r| Some(r.account), tenant: tenant: AccessKeyTenant });
+
+impl AccessKey {
+    pub fn key(id: &str) -> Key {
+        Key::new(format!("access-key/{id}"))
+    }
+}
+
+/// When a key was last used, to about an hour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKeyUse {
+    pub at: Timestamp,
+    pub service: String,
+    pub region: String,
+}
+
+record!(AccessKeyUse { kind: "access-key-use", version: 1 });
+
+impl AccessKeyUse {
+    pub fn key(id: &str) -> Key {
+        Key::new(format!("access-key-use/{id}"))
+    }
+}
+
+/// Policies that a user, group or role has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grants {
+    /// Ids of managed policies, `ANPA...`, in the order in which they were attached.
+    #[serde(default)]
+    pub attached: Vec<String>,
+    /// Inline policies: name → SHA-256 of the document, in hex.
+    #[serde(default)]
+    pub inline: BTreeMap<String, InlinePolicy>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InlinePolicy {
+    pub hash: String,
+    /// Characters without white space, which is what AWS's size limits count.
+    pub size: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub account: AccountId,
+    /// `AIDA...`
+    pub id: String,
+    pub created_at: Timestamp,
+    pub access_keys: Vec<String>,
+    /// Ids of its groups, `AGPA...`.
+    pub groups: Vec<String>,
+    #[serde(skip, default)]
+    pub tenant: PrincipalTenant,
+}
+
+/// What people chose about a user, group, role or the like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrincipalTenant {
+    pub name: String,
+    /// `/`, or text between slashes such as `/team/a/`.
+    pub path: String,
+    #[serde(default)]
+    pub description: Option<String>,
+    #[serde(default)]
+    pub tags: Tags,
+    #[serde(default)]
+    pub grants: Grants,
+}
+
+record!(User { kind: "user", version: 1, account: |r| Some(r.account), tenant: tenant: PrincipalTenant });
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub account: AccountId,
+    /// `AGPA...`
+    pub id: String,
+    pub created_at: Timestamp,
+    #[serde(skip, default)]
+    pub tenant: PrincipalTenant,
+}
+
+record!(Group { kind: "group", version: 1, account: |r| Some(r.account), tenant: tenant: PrincipalTenant });
+
+/// That a user is in a group; the user's record says the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupMember {}
+
+record!(GroupMember { kind: "group-member", version: 1 });
+
+impl GroupMember {
+    pub fn prefix(account: AccountId, group: &str) -> Key {
+        Key::new(format!("group-member/{account}/{group}"))
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    pub account: AccountId,
+    /// `AROA...`
+    pub id: String,
+    pub created_at: Timestamp,
+    /// Longest session that may be asked for: 3,600 to 43,200 seconds.
+    pub max_session_secs: u32,
+    /// SHA-256 of its trust policy, in hex.
+    pub trust: String,
+    #[serde(skip, default)]
+    pub tenant: PrincipalTenant,
+}
+
+record!(Role { kind: "role", version: 1, account: |r| Some(r.account), tenant: tenant: PrincipalTenant });
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManagedPolicy {
+    pub account: AccountId,
+    /// `ANPA...`
+    pub id: String,
+    pub created_at: Timestamp,
+    /// SHA-256 of its document, in hex.
+    pub document: String,
+    /// How many users, groups and roles have it.
+    pub attachments: u32,
+    #[serde(skip, default)]
+    pub tenant: PrincipalTenant,
+}
+
+record!(ManagedPolicy {
+    kind: "managed-policy",
+    version: 1,
+    account: |r| Some(r.account),
+    tenant: tenant: PrincipalTenant
+});
+
+/// What carries a role into an instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceProfile {
+    pub account: AccountId,
+    /// `AIPA...`
+    pub id: String,
+    pub created_at: Timestamp,
+    /// Id of its role, `AROA...`.
+    pub role: Option<String>,
+    #[serde(skip, default)]
+    pub tenant: PrincipalTenant,
+}
+
+record!(InstanceProfile {
+    kind: "instance-profile",
+    version: 1,
+    account: |r| Some(r.account),
+    tenant: tenant: PrincipalTenant
+});
+
+/// That an instance profile has a role; the profile's record says the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleProfile {}
+
+record!(RoleProfile { kind: "role-profile", version: 1 });
+
+impl RoleProfile {
+    pub fn prefix(account: AccountId, role: &str) -> Key {
+        Key::new(format!("role-profile/{account}/{role}"))
+    }
+}
+
+/// The text of a policy. Its key says what it holds, so it never changes; a new text is a new record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDocument {
+    pub account: AccountId,
+    #[serde(skip, default)]
+    pub tenant: PolicyDocumentTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyDocumentTenant {
+    pub text: String,
+}
+
+record!(PolicyDocument {
+    kind: "~policy",
+    version: 1,
+    in_view: false,
+    account: |r| Some(r.account),
+    tenant: tenant: PolicyDocumentTenant
+});
+
+impl PolicyDocument {
+    /// `holder` is the id of the user, group, role or managed policy that has it.
+    pub fn key(account: AccountId, holder: &str, hash: &str) -> Key {
+        Key::new(format!("~policy/{account}/{holder}/{hash}"))
+    }
+}

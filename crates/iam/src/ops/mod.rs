@@ -1,0 +1,68 @@
+//! Commands over one transaction. They commit nothing, do no I/O and ask no clock.
+
+mod account;
+mod group;
+mod keys;
+mod policy;
+mod role;
+mod user;
+
+pub use account::{NewAccount, account, create_account, list_accounts};
+pub use group::{add_user_to_group, create_group, delete_group, group_members, remove_user_from_group};
+pub use keys::{KeyOwner, create_access_key, delete_access_key, list_access_keys, set_access_key_active};
+pub use policy::{
+    Holder, attach_policy, create_policy, delete_inline_policy, delete_policy, detach_policy, find_policy,
+    AttachablePolicy, document_hash, policy_by_id, put_inline_policy, read_document, unknown_inline,
+};
+pub use role::{
+    NewRole, add_role_to_profile, create_instance_profile, create_role, delete_instance_profile, delete_role,
+    profile_for_ec2, profiles_of_role, remove_role_from_profile, role_of_profile, set_trust_policy,
+};
+pub use user::{create_user, delete_user, groups_of, update_user};
+
+use crate::model::PrincipalTenant;
+use crate::names::{check_name, check_path};
+use terroir_resources::Tags;
+use terroir_types::Error;
+
+/// What a request says about something new: `name`, `path` (none: `/`), `description`, `tags`.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    pub name: &'a str,
+    pub path: Option<&'a str>,
+    pub description: Option<&'a str>,
+    pub tags: &'a Tags,
+}
+
+impl About<'_> {
+    /// Errors: `ValidationError`, `InvalidInput`, `LimitExceeded`.
+    fn checked(self, member: &str, max_name: usize) -> Result<PrincipalTenant, Error> {
+        check_name(self.name, member, max_name)?;
+        let path = self.path.unwrap_or("/");
+        check_path(path, "path")?;
+        if self.description.is_some_and(|text| text.chars().count() > 1000) {
+            let message = "1 validation error detected: Value at 'description' failed to satisfy constraint: Member must have length less than or equal to 1000";
+            return Err(Error::invalid("ValidationError", message));
+        }
+        check_tags(self.tags)?;
+        Ok(PrincipalTenant {
+            name: self.name.to_owned(),
+            path: path.to_owned(),
+            description: self.description.map(str::to_owned),
+            tags: self.tags.clone(),
+            grants: crate::model::Grants::default(),
+        })
+    }
+}
+
+/// The registry's rules for tags, under IAM's codes.
+fn check_tags(tags: &Tags) -> Result<(), Error> {
+    terroir_resources::validate_tags(tags).map_err(|error| match error.code() {
+        "TagLimitExceeded" => crate::names::exceeds("TagsPerResource", 50),
+        _ => Error::invalid("InvalidInput", error.message()),
+    })
+}
+
+fn delete_conflict(what: &str) -> Error {
+    Error::conflict("DeleteConflict", format!("Cannot delete entity, {what}"))
+}

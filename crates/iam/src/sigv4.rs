@@ -1,0 +1,434 @@
+//! AWS Signature Version 4: what a request presents, and whether the signature is its secret's.
+//!
+//! Source: "AWS Signature Version 4 for API requests" and botocore's signers. Pure: the caller brings time, secret and
+//! the body's hash.
+
+use hmac::{Hmac, KeyInit, Mac};
+use http::request::Parts;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use terroir_types::Timestamp;
+
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+const TERMINATOR: &str = "aws4_request";
+const LONGEST_PRESIGNED: Duration = Duration::from_secs(7 * 24 * 3600);
+const MOST_SIGNED_HEADERS: usize = 128;
+
+/// Why a request's signature does not stand. Each service has its own code for each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// No form of authentication is there.
+    #[error("the request is not signed")]
+    Missing,
+    /// The authentication is there but cannot be read; the text says what is wrong.
+    #[error("{0}")]
+    Malformed(String),
+    /// The credential scope names another date, region or service.
+    #[error("{0}")]
+    Scope(String),
+    /// Signed too long ago, or a presigned URL that has expired.
+    #[error("{0}")]
+    Expired(String),
+    /// Signed too far in the future.
+    #[error("{0}")]
+    NotYet(String),
+    #[error("The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")]
+    Mismatch,
+}
+
+/// `DATE/REGION/SERVICE/aws4_request`
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Scope {
+    pub date: String,
+    pub region: String,
+    pub service: String,
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}/{TERMINATOR}", self.date, self.region, self.service)
+    }
+}
+
+/// What a signed request claims, from its `Authorization` header or from its query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    pub access_key_id: String,
+    pub scope: Scope,
+    /// In lower case, in the order given.
+    pub signed_headers: Vec<String>,
+    pub signature: String,
+    pub signed_at: Timestamp,
+    /// Set for presigned URLs.
+    pub valid_for: Option<Duration>,
+    pub session_token: Option<String>,
+}
+
+/// How paths are signed: S3 signs them as they are, everything else encodes them once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathRule {
+    Single,
+    Double,
+}
+
+impl Presented {
+    /// Reads the authentication of a request.
+    ///
+    /// # Errors
+    /// `Missing` if there is none, `Malformed` if it cannot be read.
+    pub fn read(parts: &Parts) -> Result<Self, SignatureError> {
+        let query = query_pairs(parts.uri.query().unwrap_or_default())?;
+        let in_query = query.iter().any(|(name, _)| name == "X-Amz-Algorithm" || name == "X-Amz-Signature");
+        match (single_header(parts, "authorization")?, in_query) {
+            (Some(_), true) => Err(malformed("Only one form of authentication may be used")),
+            (Some(header), false) => Self::from_header(parts, header),
+            (None, true) => Self::from_query(&query),
+            (None, false) => Err(SignatureError::Missing),
+        }
+    }
+
+    fn from_header(parts: &Parts, header: &str) -> Result<Self, SignatureError> {
+        let fields = header
+            .trim()
+            .strip_prefix(ALGORITHM)
+            .filter(|rest| rest.starts_with([' ', '\t']))
+            .ok_or_else(|| malformed("Unsupported authorization type or algorithm; expected AWS4-HMAC-SHA256"))?;
+        let (mut credential, mut headers, mut signature) = (None, None, None);
+        for field in fields.split(',') {
+            let (name, value) = field
+                .trim()
+                .split_once('=')
+                .ok_or_else(|| malformed("Authorization header has a component without '='"))?;
+            let place = match name {
+                "Credential" => &mut credential,
+                "SignedHeaders" => &mut headers,
+                "Signature" => &mut signature,
+                _ => return Err(malformed(format!("Authorization header has an unknown component '{name}'"))),
+            };
+            if place.replace(value).is_some() {
+                return Err(malformed(format!("Authorization header has '{name}' twice")));
+            }
+        }
+        let need = |value: Option<&str>, name: &str| {
+            value.map(str::to_owned).ok_or_else(|| malformed(format!("Authorization header requires '{name}' parameter.")))
+        };
+        let (access_key_id, scope) = credential_scope(&need(credential, "Credential")?)?;
+        Ok(Self {
+            access_key_id,
+            scope,
+            signed_headers: signed_headers(&need(headers, "SignedHeaders")?)?,
+            signature: signature_text(need(signature, "Signature")?)?,
+            signed_at: header_date(parts)?,
+            valid_for: None,
+            session_token: single_header(parts, "x-amz-security-token")?.map(str::to_owned),
+        })
+    }
+
+    fn from_query(query: &[(String, String)]) -> Result<Self, SignatureError> {
+        let get = |name: &str| {
+            let mut values = query.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
+            match (values.next(), values.next()) {
+                (_, Some(_)) => Err(malformed(format!("{name} is given more than once"))),
+                (value, None) => Ok(value),
+            }
+        };
+        let need = |name: &str| get(name)?.ok_or_else(|| malformed(format!("AWS query-string parameters must include '{name}'.")));
+        if need("X-Amz-Algorithm")? != ALGORITHM {
+            return Err(malformed("X-Amz-Algorithm must be AWS4-HMAC-SHA256"));
+        }
+        let (access_key_id, scope) = credential_scope(need("X-Amz-Credential")?)?;
+        let expires = need("X-Amz-Expires")?.parse().ok().map(Duration::from_secs);
+        let valid_for = expires
+            .filter(|expires| *expires <= LONGEST_PRESIGNED && !expires.is_zero())
+            .ok_or_else(|| malformed("X-Amz-Expires must be between 1 and 604800 seconds"))?;
+        let signed_at = Timestamp::parse_amz_date(need("X-Amz-Date")?)
+            .ok_or_else(|| malformed("X-Amz-Date must be in the form 20261124T050000Z"))?;
+        Ok(Self {
+            access_key_id,
+            scope,
+            signed_headers: signed_headers(need("X-Amz-SignedHeaders")?)?,
+            signature: signature_text(need("X-Amz-Signature")?.to_owned())?,
+            signed_at,
+            valid_for: Some(valid_for),
+            session_token: get("X-Amz-Security-Token")?.map(str::to_owned),
+        })
+    }
+
+    /// Whether the scope is this endpoint's and the signature is fresh. `regions`: every name that is accepted.
+    ///
+    /// # Errors
+    /// `Scope`, `Expired`, `NotYet`.
+    pub fn check_scope_and_time(
+        &self,
+        service: &str,
+        regions: &[&str],
+        now: Timestamp,
+        skew: Duration,
+    ) -> Result<(), SignatureError> {
+        if self.scope.service != service {
+            return Err(SignatureError::Scope(format!("Credential should be scoped to correct service: '{service}'.")));
+        }
+        if !regions.contains(&self.scope.region.as_str()) {
+            let message = format!("Credential should be scoped to a valid region, not '{}'.", self.scope.region);
+            return Err(SignatureError::Scope(message));
+        }
+        let signed_at = self.signed_at.to_amz_date();
+        if self.scope.date != signed_at[..8] {
+            return Err(SignatureError::Scope(format!(
+                "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: '{}' != '{}', from '{signed_at}'.",
+                self.scope.date,
+                &signed_at[..8]
+            )));
+        }
+        let at = now.to_amz_date();
+        if self.signed_at > now.plus(skew) {
+            let limit = now.plus(skew).to_amz_date();
+            let message = format!("Signature not yet current: {signed_at} is still later than {limit} ({at} + 5 min.)");
+            return Err(SignatureError::NotYet(message));
+        }
+        let last = self.signed_at.plus(self.valid_for.unwrap_or(skew));
+        if now > last {
+            let message = format!("Signature expired: {signed_at} is now earlier than allowed; it is {at}");
+            return Err(SignatureError::Expired(message));
+        }
+        Ok(())
+    }
+
+    /// Whether the signature is the one that `key` gives. `payload_hash` is the SHA-256 of the body in hex, or
+    /// whatever stands for it in the canonical request.
+    ///
+    /// # Errors
+    /// `Mismatch`; `Malformed` if a header that must be signed is not.
+    pub fn verify(
+        &self,
+        parts: &Parts,
+        payload_hash: &str,
+        rule: PathRule,
+        key: &SigningKey,
+    ) -> Result<(), SignatureError> {
+        let canonical = canonical_request(parts, &self.signed_headers, payload_hash, rule)?;
+        let expected = key.sign(&string_to_sign(self.signed_at, &self.scope, &canonical));
+        if expected.as_bytes().ct_eq(self.signature.as_bytes()).into() { Ok(()) } else { Err(SignatureError::Mismatch) }
+    }
+}
+
+/// The key that one secret gives for one scope; wiped when dropped is left to the process, it lives a day at most.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey([u8; 32]);
+
+impl SigningKey {
+    pub fn derive(secret: &str, scope: &Scope) -> Self {
+        let date = hmac(format!("AWS4{secret}").as_bytes(), scope.date.as_bytes());
+        let region = hmac(&date, scope.region.as_bytes());
+        let service = hmac(&region, scope.service.as_bytes());
+        Self(hmac(&service, TERMINATOR.as_bytes()))
+    }
+
+    /// The signature of a string to sign, in hex.
+    pub fn sign(&self, string_to_sign: &str) -> String {
+        hex::encode(hmac(&self.0, string_to_sign.as_bytes()))
+    }
+}
+
+impl std::fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SigningKey(redacted)")
+    }
+}
+
+fn hmac(key: &[u8], data: &[u8]) -> [u8; 32] {
+    // HMAC takes keys of every length.
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes any key");
+    mac.update(data);
+    mac.finalize().into_bytes().into()
+}
+
+pub fn string_to_sign(signed_at: Timestamp, scope: &Scope, canonical_request: &str) -> String {
+    let hash = hex::encode(Sha256::digest(canonical_request.as_bytes()));
+    format!("{ALGORITHM}\n{}\n{scope}\n{hash}", signed_at.to_amz_date())
+}
+
+/// # Errors
+/// `Malformed` if a signed header is absent, or `host` or an `x-amz-*` header is there but not signed.
+pub fn canonical_request(
+    parts: &Parts,
+    signed_headers: &[String],
+    payload_hash: &str,
+    rule: PathRule,
+) -> Result<String, SignatureError> {
+    let unsigned = parts
+        .headers
+        .keys()
+        .map(http::HeaderName::as_str)
+        .find(|name| name.starts_with("x-amz-") && !signed_headers.iter().any(|signed| signed == name));
+    if let Some(name) = unsigned {
+        return Err(malformed(format!("There were headers present in the request which were not signed: {name}")));
+    }
+    if !signed_headers.iter().any(|name| name == "host") {
+        return Err(malformed("'Host' must be a 'SignedHeader' in the AWS Authorization."));
+    }
+    let mut text = String::with_capacity(512);
+    text.push_str(parts.method.as_str());
+    text.push('\n');
+    text.push_str(&canonical_path(parts.uri.path(), rule)?);
+    text.push('\n');
+    text.push_str(&canonical_query(parts.uri.query().unwrap_or_default())?);
+    text.push('\n');
+    for name in signed_headers {
+        text.push_str(name);
+        text.push(':');
+        text.push_str(&canonical_header(parts, name)?);
+        text.push('\n');
+    }
+    text.push('\n');
+    text.push_str(&signed_headers.join(";"));
+    text.push('\n');
+    text.push_str(payload_hash);
+    Ok(text)
+}
+
+/// All values of a header: trimmed, runs of blanks made one, joined by commas.
+fn canonical_header(parts: &Parts, name: &str) -> Result<String, SignatureError> {
+    let mut values = Vec::new();
+    for value in parts.headers.get_all(name) {
+        let text = value.to_str().map_err(|_| malformed(format!("The header {name} is not printable ASCII")))?;
+        values.push(text.split([' ', '\t']).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "));
+    }
+    // Over HTTP/2 the host stands in the URI only.
+    if values.is_empty() && name == "host" {
+        values.extend(parts.uri.authority().map(ToString::to_string));
+    }
+    if values.is_empty() {
+        return Err(malformed(format!("The signed header {name} is not in the request")));
+    }
+    Ok(values.join(","))
+}
+
+fn canonical_path(path: &str, rule: PathRule) -> Result<String, SignatureError> {
+    let path = if path.is_empty() { "/" } else { path };
+    match rule {
+        PathRule::Double => Ok(path.split('/').map(|segment| encode(segment.as_bytes())).collect::<Vec<_>>().join("/")),
+        PathRule::Single => {
+            let segments: Result<Vec<_>, _> =
+                path.split('/').map(|segment| decode(segment, false).map(|bytes| encode(&bytes))).collect();
+            Ok(segments?.join("/"))
+        }
+    }
+}
+
+fn canonical_query(query: &str) -> Result<String, SignatureError> {
+    let mut pairs: Vec<(String, String)> = raw_pairs(query)
+        .map(|(name, value)| Ok((encode(&decode(name, true)?), encode(&decode(value, true)?))))
+        .collect::<Result<_, SignatureError>>()?;
+    pairs.retain(|(name, _)| name != "X-Amz-Signature");
+    pairs.sort();
+    Ok(pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&"))
+}
+
+fn raw_pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// Names and values of a query, decoded.
+fn query_pairs(query: &str) -> Result<Vec<(String, String)>, SignatureError> {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| malformed("The query string is not UTF-8"));
+    raw_pairs(query).map(|(name, value)| Ok((text(decode(name, true)?)?, text(decode(value, true)?)?))).collect()
+}
+
+/// Percent-decoding. In a query `+` means a blank, as it does to whoever reads the parameters afterwards.
+fn decode(text: &str, plus_is_blank: bool) -> Result<Vec<u8>, SignatureError> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'%' => {
+                let mut digit = || bytes.next().and_then(|b| char::from(b).to_digit(16));
+                let (Some(high), Some(low)) = (digit(), digit()) else {
+                    return Err(malformed("A percent escape in the URL is not hexadecimal"));
+                };
+                u8::try_from(high * 16 + low).unwrap_or_default()
+            }
+            b'+' if plus_is_blank => b' ',
+            other => other,
+        });
+    }
+    Ok(out)
+}
+
+/// AWS's `UriEncode`: everything but unreserved characters.
+pub fn encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            out.push(char::from(*byte));
+        } else {
+            out.push('%');
+            out.push_str(&hex::encode_upper([*byte]));
+        }
+    }
+    out
+}
+
+fn malformed(text: impl Into<String>) -> SignatureError {
+    SignatureError::Malformed(text.into())
+}
+
+fn single_header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, SignatureError> {
+    let mut values = parts.headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            value.to_str().map(Some).map_err(|_| malformed(format!("The header {name} is not printable ASCII")))
+        }
+        (Some(_), Some(_)) => Err(malformed(format!("The header {name} is given more than once"))),
+    }
+}
+
+fn header_date(parts: &Parts) -> Result<Timestamp, SignatureError> {
+    let (text, parsed) = match single_header(parts, "x-amz-date")? {
+        Some(text) => (text, Timestamp::parse_amz_date(text)),
+        None => match single_header(parts, "date")? {
+            Some(text) => (text, Timestamp::parse_amz_date(text)),
+            None => {
+                return Err(malformed(
+                    "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.",
+                ));
+            }
+        },
+    };
+    parsed.ok_or_else(|| malformed(format!("Date must be in the form 20261124T050000Z. Got '{text}'.")))
+}
+
+fn credential_scope(credential: &str) -> Result<(String, Scope), SignatureError> {
+    let parts: Vec<&str> = credential.split('/').collect();
+    match parts.as_slice() {
+        [key, date, region, service, TERMINATOR] if !key.is_empty() && date.len() == 8 && date.is_ascii() => {
+            let scope = Scope {
+                date: (*date).to_owned(),
+                region: (*region).to_owned(),
+                service: (*service).to_owned(),
+            };
+            Ok(((*key).to_owned(), scope))
+        }
+        _ => Err(malformed("Credential must have exactly 5 slash-delimited elements: key/date/region/service/aws4_request")),
+    }
+}
+
+fn signed_headers(text: &str) -> Result<Vec<String>, SignatureError> {
+    let names: Vec<String> = text.split(';').map(str::to_owned).collect();
+    let well_formed = names.len() <= MOST_SIGNED_HEADERS
+        && names.iter().all(|name| !name.is_empty() && !name.bytes().any(|b| b.is_ascii_uppercase()));
+    let ascending = names.windows(2).all(|pair| pair[0] < pair[1]);
+    if well_formed && ascending { Ok(names) } else { Err(malformed("SignedHeaders must be sorted, lower-case and unique")) }
+}
+
+fn signature_text(text: String) -> Result<String, SignatureError> {
+    let is_hex = text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if is_hex { Ok(text) } else { Err(malformed("Signature must be 64 lower-case hexadecimal digits")) }
+}
+
+/// The SHA-256 of a body, in hex.
+pub fn payload_hash(body: &[u8]) -> String {
+    hex::encode(Sha256::digest(body))
+}
