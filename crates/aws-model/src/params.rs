@@ -208,6 +208,7 @@ impl<'a> Node<'a> {
         for entry in self.below {
             let rest = &entry.name[self.prefix..];
             let segment = rest.split_once('.').map_or(rest, |(segment, _)| segment);
+            // Only names like "1-x" sort between "1" and "1.x": an index that comes again was also the last one.
             if indices.last().is_some_and(|(_, last)| *last == segment) {
                 continue;
             }
@@ -220,7 +221,6 @@ impl<'a> Node<'a> {
             }
         }
         indices.sort_unstable();
-        indices.dedup();
         if let Some(pair) = indices.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             // "1" and "01" name the same element twice.
             let path = self.below.first().map_or("", |entry| &entry.name[..self.prefix]);
