@@ -23,11 +23,17 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-#[derive(Debug)]
 struct Entry {
     name: String,
     value: String,
     taken: AtomicBool,
+}
+
+/// Values may be secrets, such as user data.
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
 }
 
 impl Entry {
@@ -100,6 +106,13 @@ impl Params {
     /// The `Version` parameter: the API version that the client speaks.
     pub fn version(&self) -> Option<&str> {
         self.get("Version")
+    }
+
+    /// What the request asks for: all parameters, sorted by name, but those of the protocol and of authentication. Equal
+    /// for two requests if and only if they ask for the same in the same words.
+    pub fn content(&self) -> impl Iterator<Item = (&str, &str)> {
+        let entries = self.entries.iter().filter(|entry| !is_envelope(&entry.name));
+        entries.map(|entry| (entry.name.as_str(), entry.value.as_str()))
     }
 
     /// Reads a request shape and refuses parameters that no member took, as EC2 does.

@@ -112,6 +112,13 @@ fn lists_start_anywhere_and_have_gaps() {
 }
 
 #[test]
+fn content_leaves_out_the_envelope() {
+    let params = Params::parse("X-Amz-Date=1&Version=2", b"B=%20&Action=Do&A.1=x").unwrap();
+    assert_eq!(params.content().collect::<Vec<_>>(), [("A.1", "x"), ("B", " ")]);
+    assert_eq!((params.action(), params.version(), params.get("A.1")), (Some("Do"), Some("2"), Some("x")));
+}
+
+#[test]
 fn a_request_is_small_whatever_its_names_say() {
     // The most elements that the limit allows, at the highest indices, each with as deep a name as there is.
     let body: String = (0..MAX_PARAMETERS).map(|n| format!("Filter.{}.Value.999999999=v&", 990_000_000 + n)).collect();
