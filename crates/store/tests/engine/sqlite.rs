@@ -1,0 +1,58 @@
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use terroir_store::engine::Engine;
+use terroir_store::sqlite::{SqliteEngine, SqliteOptions};
+use terroir_store::{Durability, LocalKeyRing, Options};
+use terroir_types::{IdSource, OsRandom};
+
+use crate::{conformance, model};
+
+fn options(path: &std::path::Path) -> SqliteOptions {
+    let options = Options::new(path, Arc::new(LocalKeyRing::ephemeral()));
+    Options { durability: Durability::None, ..options }.sqlite()
+}
+
+async fn open(options: SqliteOptions) -> Arc<dyn Engine> {
+    Arc::new(SqliteEngine::open(options).await.unwrap())
+}
+
+/// Printed, so that a failure can be replayed: `TERROIR_SEED=... cargo test -p terroir-store`.
+fn seed() -> u64 {
+    let given = std::env::var("TERROIR_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or_else(|| OsRandom.next_u64());
+    eprintln!("TERROIR_SEED={seed}");
+    seed
+}
+
+fn full() -> bool {
+    std::env::var_os("TERROIR_FULL").is_some_and(|value| value == "1")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conformance() {
+    let folder = tempfile::tempdir().unwrap();
+    let next = AtomicU64::new(0);
+    conformance::run(|| {
+        let name = format!("{}.db", next.fetch_add(1, Ordering::Relaxed));
+        open(options(&folder.path().join(name)))
+    })
+    .await;
+}
+
+#[test]
+fn random_histories_agree_with_the_model() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let config = Config {
+        cases: if full() { 2000 } else { 200 },
+        failure_persistence: None,
+        rng_seed: RngSeed::Fixed(seed()),
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&model::history(), |history| {
+            let folder = tempfile::tempdir().unwrap();
+            runtime.block_on(model::play(history, || open(options(&folder.path().join("state.db")))))
+        })
+        .unwrap();
+}
