@@ -86,7 +86,12 @@ impl Tree {
 
     fn add(&mut self, path: &str, mode: u32, kind: NodeKind) {
         debug_assert!(path.starts_with('/') && !self.contains(path), "{path}");
-        self.nodes.push(Node { path: path.to_owned(), mode, uid: 0, kind });
+        self.nodes.push(Node {
+            path: path.to_owned(),
+            mode,
+            uid: 0,
+            kind,
+        });
     }
 
     /// Makes the file system in the partition. `scratch` is an empty folder for file contents.

@@ -9,8 +9,11 @@ use crate::packages::{Candidate, Catalogue, PackageCache};
 use crate::{ImageError, io_error};
 
 /// Meta packages, the most fitting first: Debian's, then Ubuntu's.
-pub(crate) const META_PACKAGES: [&str; 3] =
-    ["linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual"];
+pub(crate) const META_PACKAGES: [&str; 3] = [
+    "linux-image-cloud-amd64",
+    "linux-image-kvm",
+    "linux-image-virtual",
+];
 
 /// An unpacked kernel.
 pub(crate) struct Kernel {
@@ -49,19 +52,26 @@ impl Kernel {
             trees.push(cache.unpacked(modules)?);
         }
         let find = |relative: String| {
-            trees.iter().map(|tree| tree.join(&relative)).find(|path| path.exists()).ok_or_else(
-                || ImageError::Unexpected(format!("{} has no /{relative}", image.name)),
-            )
+            trees
+                .iter()
+                .map(|tree| tree.join(&relative))
+                .find(|path| path.exists())
+                .ok_or_else(|| ImageError::Unexpected(format!("{} has no /{relative}", image.name)))
         };
         let vmlinuz = find(format!("boot/vmlinuz-{release}"))?;
         let modules = find(format!("lib/modules/{release}/kernel"))?;
         let builtin_list = find(format!("lib/modules/{release}/modules.builtin"))?;
-        let builtin =
-            fs::read_to_string(&builtin_list).map_err(io_error("read", &builtin_list))?;
+        let builtin = fs::read_to_string(&builtin_list).map_err(io_error("read", &builtin_list))?;
         let mut files = BTreeMap::new();
         collect_modules(&modules, &mut files)?;
         let source = format!("{}={}", image.name, image.version);
-        Ok(Self { release, source, vmlinuz, files, builtin })
+        Ok(Self {
+            release,
+            source,
+            vmlinuz,
+            files,
+            builtin,
+        })
     }
 
     /// `names` and what they depend on, dependencies first. Built-in ones are left out.
@@ -84,12 +94,18 @@ impl Kernel {
         for dependency in dependencies(&contents) {
             self.add_module(&dependency, ordered)?;
         }
-        ordered.push(Module { name: name.to_owned(), contents });
+        ordered.push(Module {
+            name: name.to_owned(),
+            contents,
+        });
         Ok(())
     }
 
     fn is_builtin(&self, name: &str) -> bool {
-        self.builtin.lines().filter_map(module_name).any(|builtin| builtin == name)
+        self.builtin
+            .lines()
+            .filter_map(module_name)
+            .any(|builtin| builtin == name)
     }
 }
 
@@ -103,11 +119,12 @@ fn newest_image_package(catalogue: &mut Catalogue) -> Result<Candidate, ImageErr
         .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         .map(str::to_owned)
         .collect();
-    catalogue.ask(
-        releases
-            .iter()
-            .flat_map(|release| [format!("linux-image-{release}"), format!("linux-modules-{release}")]),
-    )?;
+    catalogue.ask(releases.iter().flat_map(|release| {
+        [
+            format!("linux-image-{release}"),
+            format!("linux-modules-{release}"),
+        ]
+    }))?;
     releases
         .iter()
         .find_map(|release| catalogue.get(&format!("linux-image-{release}")))
@@ -159,7 +176,10 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         return Vec::new();
     };
     let value = &module[start + KEY.len()..];
-    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
+    let end = value
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end])
         .split(',')
         .filter(|name| !name.is_empty())
@@ -175,13 +195,19 @@ mod tests {
     fn module_names_and_dependencies_are_read() {
         for (path, name) in [
             ("kernel/drivers/net/virtio_net.ko", Some("virtio_net")),
-            ("kernel/drivers/char/hw_random/virtio-rng.ko.zst", Some("virtio_rng")),
+            (
+                "kernel/drivers/char/hw_random/virtio-rng.ko.zst",
+                Some("virtio_rng"),
+            ),
             ("kernel/modules.order", None),
         ] {
             assert_eq!(module_name(path).as_deref(), name, "{path}");
         }
         for (bytes, expected) in [
-            (&b"x\0depends=virtio,virtio-ring\0y"[..], &["virtio", "virtio_ring"][..]),
+            (
+                &b"x\0depends=virtio,virtio-ring\0y"[..],
+                &["virtio", "virtio_ring"][..],
+            ),
             (b"x\0depends=\0y", &[]),
             (b"nothing", &[]),
         ] {

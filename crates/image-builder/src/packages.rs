@@ -46,13 +46,21 @@ impl PackageCache {
         }
         let scratch = self.scratch()?;
         let failed = |reason: String| ImageError::MissingPackage {
-            package: missing.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(" "),
+            package: missing
+                .iter()
+                .map(|it| it.name.as_str())
+                .collect::<Vec<_>>()
+                .join(" "),
             reason,
         };
         Tool::new("apt-get", "apt")
             // Root's apt would drop to a user who cannot write here, and warn about it.
             .args(["-qq", "-o", "APT::Sandbox::User=root", "download"])
-            .args(missing.iter().map(|it| format!("{}={}", it.name, it.version)))
+            .args(
+                missing
+                    .iter()
+                    .map(|it| format!("{}={}", it.name, it.version)),
+            )
             .current_dir(scratch.path())
             .run()
             .map_err(|error| failed(format!("{error}; is the network there?")))?;
@@ -63,7 +71,10 @@ impl PackageCache {
         }
         for candidate in &missing {
             let path = fetched.get(&candidate.sha256).ok_or_else(|| {
-                failed(format!("no fetched file has the checksum of {}", candidate.name))
+                failed(format!(
+                    "no fetched file has the checksum of {}",
+                    candidate.name
+                ))
             })?;
             fs::rename(path, self.archive(candidate)).map_err(io_error("rename", path))?;
         }
@@ -79,7 +90,11 @@ impl PackageCache {
         self.fetch(std::slice::from_ref(candidate))?;
         let scratch = self.scratch()?;
         let tree = scratch.path().join("tree");
-        Tool::new("dpkg-deb", "dpkg").arg("-x").arg(self.archive(candidate)).arg(&tree).run()?;
+        Tool::new("dpkg-deb", "dpkg")
+            .arg("-x")
+            .arg(self.archive(candidate))
+            .arg(&tree)
+            .run()?;
         match fs::rename(&tree, &unpacked) {
             Ok(()) => Ok(unpacked),
             // Another build unpacked the same package meanwhile.
@@ -89,8 +104,11 @@ impl PackageCache {
     }
 
     fn tree(&self, candidate: &Candidate) -> PathBuf {
-        self.dir
-            .join(format!("{}_{}", candidate.name, candidate.version.replace([':', '/'], "_")))
+        self.dir.join(format!(
+            "{}_{}",
+            candidate.name,
+            candidate.version.replace([':', '/'], "_")
+        ))
     }
 
     fn archive(&self, candidate: &Candidate) -> PathBuf {
@@ -117,9 +135,14 @@ pub(crate) struct Catalogue {
 
 impl Catalogue {
     /// Learns about `names`; those that apt does not know are left out.
-    pub(crate) fn ask(&mut self, names: impl IntoIterator<Item = String>) -> Result<(), ImageError> {
-        let new: Vec<String> =
-            names.into_iter().filter(|name| self.asked.insert(name.clone())).collect();
+    pub(crate) fn ask(
+        &mut self,
+        names: impl IntoIterator<Item = String>,
+    ) -> Result<(), ImageError> {
+        let new: Vec<String> = names
+            .into_iter()
+            .filter(|name| self.asked.insert(name.clone()))
+            .collect();
         if new.is_empty() {
             return Ok(());
         }
@@ -128,7 +151,9 @@ impl Catalogue {
             .args(&new)
             .run();
         match shown {
-            Ok(stdout) => self.known.extend(parse_show(&String::from_utf8_lossy(&stdout))),
+            Ok(stdout) => self
+                .known
+                .extend(parse_show(&String::from_utf8_lossy(&stdout))),
             // apt-cache fails when it knows none of them.
             Err(ImageError::Command { .. }) => {}
             Err(error) => return Err(error),
@@ -141,10 +166,12 @@ impl Catalogue {
     }
 
     pub(crate) fn require(&self, name: &str) -> Result<Candidate, ImageError> {
-        self.get(name).cloned().ok_or_else(|| ImageError::MissingPackage {
-            package: name.to_owned(),
-            reason: "apt does not know it; run `apt-get update`".to_owned(),
-        })
+        self.get(name)
+            .cloned()
+            .ok_or_else(|| ImageError::MissingPackage {
+                package: name.to_owned(),
+                reason: "apt does not know it; run `apt-get update`".to_owned(),
+            })
     }
 
     /// The packages `names`, all of which must be known, and the libraries that they depend on.
@@ -163,12 +190,19 @@ impl Catalogue {
                 .cloned()
                 .collect();
             self.ask(wanted.iter().cloned())?;
-            let found: Vec<Candidate> =
-                wanted.iter().filter_map(|name| self.get(name)).cloned().collect();
+            let found: Vec<Candidate> = wanted
+                .iter()
+                .filter_map(|name| self.get(name))
+                .cloned()
+                .collect();
             if found.is_empty() {
                 return Ok(chosen.into_values().collect());
             }
-            chosen.extend(found.into_iter().map(|candidate| (candidate.name.clone(), candidate)));
+            chosen.extend(
+                found
+                    .into_iter()
+                    .map(|candidate| (candidate.name.clone(), candidate)),
+            );
         }
     }
 }
@@ -198,7 +232,12 @@ fn parse_show(text: &str) -> BTreeMap<String, Candidate> {
             .map(|name| name.trim().to_owned())
             .filter(|name| !name.is_empty())
             .collect();
-        found.entry(name.clone()).or_insert(Candidate { name, version, sha256, depends });
+        found.entry(name.clone()).or_insert(Candidate {
+            name,
+            version,
+            sha256,
+            depends,
+        });
     }
     found
 }
@@ -219,6 +258,9 @@ mod tests {
         assert_eq!(found["b"].depends, Vec::<String>::new());
         let dropbear = &found["dropbear-bin"];
         assert_eq!(dropbear.sha256, "ab");
-        assert_eq!(dropbear.depends, ["libcrypt1", "libc6", "libtomcrypt1", "zlib1g"]);
+        assert_eq!(
+            dropbear.depends,
+            ["libcrypt1", "libc6", "libtomcrypt1", "zlib1g"]
+        );
     }
 }

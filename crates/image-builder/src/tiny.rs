@@ -23,7 +23,8 @@ const FILE_SYSTEM_UUID: &str = "7e220001-0000-4000-8000-000000000001";
 const DISK_SIGNATURE: u32 = 0x7e22_0001;
 /// 2025-01-01. All times in the image; a fixed one keeps builds equal.
 const BUILD_TIME: u64 = 1_735_689_600;
-const CMDLINE: &str = "root=/dev/vda1 rw console=ttyS0,115200 quiet reboot=t panic=-1 net.ifnames=0";
+const CMDLINE: &str =
+    "root=/dev/vda1 rw console=ttyS0,115200 quiet reboot=t panic=-1 net.ifnames=0";
 
 /// Loaded in the initial RAM disk, in this order with their dependencies.
 const MODULES: [&str; 10] = [
@@ -113,19 +114,47 @@ const DIRECTORIES: [(&str, u32); 34] = [
 const TEXT_FILES: [(&str, u32, &str); 15] = [
     ("/etc/passwd", 0o644, include_str!("tiny/passwd")),
     ("/etc/group", 0o644, "root:x:0:\nec2-user:x:1000:\n"),
-    ("/etc/shadow", 0o600, "root:*:19000:0:99999:7:::\nec2-user:*:19000:0:99999:7:::\n"),
+    (
+        "/etc/shadow",
+        0o600,
+        "root:*:19000:0:99999:7:::\nec2-user:*:19000:0:99999:7:::\n",
+    ),
     ("/etc/shells", 0o644, "/bin/sh\n/bin/bash\n"),
     ("/etc/hostname", 0o644, "tiny\n"),
     ("/etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n"),
     ("/etc/os-release", 0o644, include_str!("tiny/os-release")),
-    ("/etc/profile", 0o644, "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n"),
+    (
+        "/etc/profile",
+        0o644,
+        "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n",
+    ),
     ("/etc/inittab", 0o644, include_str!("tiny/inittab")),
-    ("/etc/acpi/PWRF/00000080", 0o755, include_str!("tiny/power-button.sh")),
+    (
+        "/etc/acpi/PWRF/00000080",
+        0o755,
+        include_str!("tiny/power-button.sh"),
+    ),
     ("/etc/init.d/rcS", 0o755, include_str!("tiny/rcS.sh")),
-    ("/etc/init.d/metadata", 0o755, include_str!("tiny/metadata.sh")),
-    ("/etc/init.d/hotplug", 0o755, include_str!("tiny/hotplug.sh")),
-    ("/usr/share/udhcpc/default.script", 0o755, include_str!("tiny/dhcp.sh")),
-    ("/bin/bash", 0o755, "#!/bin/sh\n# There is no bash here; most scripts do with ash.\nexec /bin/sh \"$@\"\n"),
+    (
+        "/etc/init.d/metadata",
+        0o755,
+        include_str!("tiny/metadata.sh"),
+    ),
+    (
+        "/etc/init.d/hotplug",
+        0o755,
+        include_str!("tiny/hotplug.sh"),
+    ),
+    (
+        "/usr/share/udhcpc/default.script",
+        0o755,
+        include_str!("tiny/dhcp.sh"),
+    ),
+    (
+        "/bin/bash",
+        0o755,
+        "#!/bin/sh\n# There is no bash here; most scripts do with ash.\nexec /bin/sh \"$@\"\n",
+    ),
 ];
 
 /// Builds `tiny` into `out_dir`: `tiny.raw`, and for direct boot `tiny.vmlinuz` and
@@ -250,10 +279,13 @@ impl Userland {
 
     /// The dynamic loader of the packages' own C library.
     fn loader(&self) -> Result<PathBuf, ImageError> {
-        ["lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"]
-            .iter()
-            .find_map(|relative| self.file("libc6", relative).ok())
-            .ok_or_else(|| ImageError::Unexpected("package libc6 has no dynamic loader".into()))
+        [
+            "lib64/ld-linux-x86-64.so.2",
+            "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+        ]
+        .iter()
+        .find_map(|relative| self.file("libc6", relative).ok())
+        .ok_or_else(|| ImageError::Unexpected("package libc6 has no dynamic loader".into()))
     }
 
     /// Shared libraries that a program loads, as file name and source.
@@ -277,7 +309,9 @@ impl Userland {
         }
         let mut libraries = Vec::new();
         for line in text.lines() {
-            let Some((name, rest)) = line.trim().split_once(" => ") else { continue };
+            let Some((name, rest)) = line.trim().split_once(" => ") else {
+                continue;
+            };
             let path = rest.split(" (").next().unwrap_or(rest);
             if !name.starts_with("ld-linux") && !name.contains("/ld-linux") {
                 libraries.push((name.to_owned(), PathBuf::from(path)));
@@ -329,13 +363,19 @@ fn programs(
         .arg(&runnable)
         .run()?;
     let listed = String::from_utf8_lossy(&listed).into_owned();
-    let applets: BTreeSet<&str> =
-        listed.lines().filter(|name| !NOT_LINKED.contains(name) && *name != "blkid").collect();
+    let applets: BTreeSet<&str> = listed
+        .lines()
+        .filter(|name| !NOT_LINKED.contains(name) && *name != "blkid")
+        .collect();
     for applet in applets {
         tree.symlink(&format!("/bin/{applet}"), "busybox");
     }
     for applet in ["init", "poweroff", "reboot", "halt", "udhcpc", "mkfs.vfat"] {
-        let target = if applet == "mkfs.vfat" { "mkdosfs" } else { applet };
+        let target = if applet == "mkfs.vfat" {
+            "mkdosfs"
+        } else {
+            applet
+        };
         tree.symlink(&format!("/sbin/{applet}"), &format!("../bin/{target}"));
     }
     Ok(())
@@ -351,7 +391,11 @@ fn initial_ram_disk(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>, ImageErr
     archive.symlink("bin/sh", "busybox");
     let mut order = String::new();
     for module in kernel.modules(&MODULES)? {
-        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.contents);
+        archive.file(
+            &format!("modules/{}.ko", module.name),
+            0o644,
+            &module.contents,
+        );
         order.push_str(&module.name);
         order.push('\n');
     }

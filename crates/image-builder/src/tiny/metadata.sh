@@ -15,7 +15,7 @@ new_token() {
         nc -w 3 $HOST 80 2> /dev/null | tr -d '\r' |
         sed -n '1{/ 200/!q}; 1,/^$/d; p'
 }
-get() { wget -q -T 5 -O - --header "X-aws-ec2-metadata-token: $TOKEN" "http://$HOST/latest/$1" 2> /dev/null; }
+get() { timeout 10 wget -q -O - --header "X-aws-ec2-metadata-token: $TOKEN" "http://$HOST/latest/$1" 2> /dev/null; }
 
 wait_for_token() {
     end=$(($(now) + 300))
@@ -90,6 +90,10 @@ say "$ID ssh ready $(cut -d' ' -f1 /proc/uptime)"
     dropbearkey -y -f $KEY | sed -n 's/^Fingerprint: //p; s/^\(ssh-ed25519 .*\)/\1/p'
     echo "-----END SSH HOST KEY FINGERPRINTS-----"
 } > /dev/console
+# Disks that were there at start: `hotplug` sees only later ones.
+for path in /sys/block/vd*; do
+    ACTION=add SUBSYSTEM=block DEVNAME=${path##*/} /etc/init.d/hotplug
+done
 resize2fs "$(sed -n 's/^\(\/dev\/[a-z0-9]*\) \/ .*/\1/p' /proc/mounts)" > /run/resize.log 2>&1 ||
     sed 's/^/tiny: /' /run/resize.log > /dev/console
 if [ -n "$ID" ] && [ "$ID" != "$OLD_ID" ]; then
