@@ -13,9 +13,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         ["tiny", dir] => build_tiny(Path::new(dir), &progress),
         ["debian-12", dir] => build_debian_12(Path::new(dir), &progress),
         ["import", source, dir] => import(source, Path::new(dir), None, &progress).await,
-        _ => Err(ImageError::Unexpected(
-            "usage: build tiny DIR | import SOURCE DIR".into(),
-        )),
+        _ => Err(ImageError::Unexpected("usage: build tiny DIR | import SOURCE DIR".into())),
     }?;
     println!("{}", serde_json::to_string_pretty(&built)?);
     Ok(())

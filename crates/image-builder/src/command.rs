@@ -27,16 +27,8 @@ impl Tool {
             Err(_) => SYSTEM_PATH.to_owned(),
         };
         // Tools' messages and sort orders must not depend on the user's language.
-        command
-            .env("PATH", path)
-            .env("LC_ALL", "C.UTF-8")
-            .stdin(Stdio::null());
-        Self {
-            program,
-            package,
-            command,
-            input: None,
-        }
+        command.env("PATH", path).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        Self { program, package, command, input: None }
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
@@ -76,27 +68,19 @@ impl Tool {
             self.command.stdin(Stdio::piped());
         }
         let line = self.line();
-        let failed = |reason: String| ImageError::Command {
-            command: line.clone(),
-            reason,
-        };
+        let failed = |reason: String| ImageError::Command { command: line.clone(), reason };
         let mut child = self.command.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => ImageError::MissingProgram {
-                program: self.program.to_owned(),
-                package: self.package.to_owned(),
-            },
+            std::io::ErrorKind::NotFound => {
+                ImageError::MissingProgram { program: self.program.to_owned(), package: self.package.to_owned() }
+            }
             _ => failed(error.to_string()),
         })?;
         let writer = match (self.input, child.stdin.take()) {
             // A thread, because the tool may fill its output pipe before it has read all input.
-            (Some(bytes), Some(mut stdin)) => {
-                Some(std::thread::spawn(move || stdin.write_all(&bytes)))
-            }
+            (Some(bytes), Some(mut stdin)) => Some(std::thread::spawn(move || stdin.write_all(&bytes))),
             _ => None,
         };
-        let output = child
-            .wait_with_output()
-            .map_err(|error| failed(error.to_string()))?;
+        let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
         if let Some(writer) = writer {
             // A tool that stops reading early reports the reason by its exit status.
             let _ = writer.join();

@@ -33,11 +33,7 @@ impl Archive {
     }
 
     fn entry(&mut self, path: &str, mode: u32, contents: &[u8]) {
-        let links = if mode & DIRECTORY != 0 && mode & REGULAR == 0 {
-            2
-        } else {
-            1
-        };
+        let links = if mode & DIRECTORY != 0 && mode & REGULAR == 0 { 2 } else { 1 };
         let name_size = path.len() + 1;
         let fields = [
             self.next_inode,
@@ -56,8 +52,7 @@ impl Archive {
         ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes
-                .extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);

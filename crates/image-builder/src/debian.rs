@@ -112,10 +112,7 @@ fn require_root() -> Result<(), ImageError> {
     if id.trim_ascii() == b"0" {
         return Ok(());
     }
-    Err(ImageError::NeedsRoot {
-        image: "debian-12",
-        reason: "run it with sudo".to_owned(),
-    })
+    Err(ImageError::NeedsRoot { image: "debian-12", reason: "run it with sudo".to_owned() })
 }
 
 fn install(root: &Path) -> Result<(), ImageError> {
@@ -125,10 +122,7 @@ fn install(root: &Path) -> Result<(), ImageError> {
         .arg("--architectures=amd64")
         .arg(format!("--include={}", PACKAGES.join(",")))
         .arg("--aptopt=Acquire::Languages \"none\"")
-        .args(
-            ["man", "doc", "locale"]
-                .map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")),
-        )
+        .args(["man", "doc", "locale"].map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*")))
         .arg("--dpkgopt=path-include=/usr/share/doc/*/copyright")
         .arg("bookworm")
         .arg(root)
@@ -140,18 +134,13 @@ fn install(root: &Path) -> Result<(), ImageError> {
 /// The machine's own sources when it is a Debian 12 itself, else Debian's.
 fn package_sources() -> Result<Vec<String>, ImageError> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let is_bookworm = release
-        .lines()
-        .any(|line| line == "VERSION_CODENAME=bookworm")
+    let is_bookworm = release.lines().any(|line| line == "VERSION_CODENAME=bookworm")
         && release.lines().any(|line| line == "ID=debian");
-    let own: Vec<String> = [
-        "/etc/apt/sources.list.d/debian.sources",
-        "/etc/apt/sources.list",
-    ]
-    .into_iter()
-    .filter(|path| is_bookworm && Path::new(path).exists())
-    .map(str::to_owned)
-    .collect();
+    let own: Vec<String> = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"]
+        .into_iter()
+        .filter(|path| is_bookworm && Path::new(path).exists())
+        .map(str::to_owned)
+        .collect();
     if own.is_empty() {
         return Ok(vec!["http://deb.debian.org/debian".to_owned()]);
     }
@@ -169,19 +158,13 @@ fn configure(root: &Path) -> Result<String, ImageError> {
         fs::write(&path, contents).map_err(io_error("write", &path))
     };
     let release = kernel_release(root)?;
-    write(
-        "etc/fstab",
-        &format!("UUID={FILE_SYSTEM_UUID} / ext4 defaults,discard 0 1\n"),
-    )?;
+    write("etc/fstab", &format!("UUID={FILE_SYSTEM_UUID} / ext4 defaults,discard 0 1\n"))?;
     write("etc/hostname", "debian\n")?;
     write("etc/machine-id", "")?;
     write("etc/cloud/cloud.cfg.d/90_ec2.cfg", CLOUD_CONFIG)?;
     write("boot/grub/grub.cfg", &grub_config(&release))?;
     let ssh = root.join("etc/ssh");
-    for entry in fs::read_dir(&ssh)
-        .map_err(io_error("list", &ssh))?
-        .filter_map(Result::ok)
-    {
+    for entry in fs::read_dir(&ssh).map_err(io_error("list", &ssh))?.filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with("ssh_host_") {
             remove_file(&entry.path())?;
         }
@@ -218,13 +201,7 @@ fn kernel_release(root: &Path) -> Result<String, ImageError> {
     fs::read_dir(&boot)
         .map_err(io_error("list", &boot))?
         .filter_map(Result::ok)
-        .find_map(|entry| {
-            entry
-                .file_name()
-                .to_str()?
-                .strip_prefix("vmlinuz-")
-                .map(str::to_owned)
-        })
+        .find_map(|entry| entry.file_name().to_str()?.strip_prefix("vmlinuz-").map(str::to_owned))
         .ok_or_else(|| ImageError::Unexpected("Debian was installed without a kernel".into()))
 }
 

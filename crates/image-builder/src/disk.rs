@@ -26,35 +26,23 @@ pub(crate) struct BootLoader {
 
 impl BootLoader {
     /// Builds GRUB with what it needs to read `/boot/grub/grub.cfg` of the first partition.
-    pub(crate) fn build(
-        cache: &PackageCache,
-        catalogue: &mut Catalogue,
-    ) -> Result<Self, ImageError> {
+    pub(crate) fn build(cache: &PackageCache, catalogue: &mut Catalogue) -> Result<Self, ImageError> {
         catalogue.ask(["grub-pc-bin".to_owned()])?;
         let grub = catalogue.require("grub-pc-bin")?;
         let modules = cache.unpacked(&grub)?.join("usr/lib/grub/i386-pc");
         let boot_path = modules.join("boot.img");
         let boot = fs::read(&boot_path).map_err(io_error("read", &boot_path))?;
-        let core = tempfile::NamedTempFile::new()
-            .map_err(io_error("create a file in", &std::env::temp_dir()))?;
+        let core = tempfile::NamedTempFile::new().map_err(io_error("create a file in", &std::env::temp_dir()))?;
         Tool::new("grub-mkimage", "grub-common")
             .arg("-d")
             .arg(&modules)
             .args(["-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o"])
             .arg(core.path())
-            .args([
-                "biosdisk",
-                "part_msdos",
-                "ext2",
-                "normal",
-                "linux",
-                "configfile",
-            ])
+            .args(["biosdisk", "part_msdos", "ext2", "normal", "linux", "configfile"])
             .args(["serial", "boot", "echo"])
             .run()?;
         let core = fs::read(core.path()).map_err(io_error("read", core.path()))?;
-        if boot.len() < BOOT_CODE_BYTES || core.len() as u64 > PARTITION_OFFSET_BYTES - SECTOR_BYTES
-        {
+        if boot.len() < BOOT_CODE_BYTES || core.len() as u64 > PARTITION_OFFSET_BYTES - SECTOR_BYTES {
             return Err(ImageError::Unexpected(format!(
                 "GRUB has {} and {} bytes, which do not fit before the partition",
                 boot.len(),
@@ -67,19 +55,12 @@ impl BootLoader {
 
 /// Makes a sparse disk of `size_bytes` with the boot loader and one partition over the rest.
 /// `signature` identifies the disk in its partition table.
-pub(crate) fn create(
-    path: &Path,
-    size_bytes: u64,
-    signature: u32,
-    loader: &BootLoader,
-) -> Result<(), ImageError> {
+pub(crate) fn create(path: &Path, size_bytes: u64, signature: u32, loader: &BootLoader) -> Result<(), ImageError> {
     let file = File::create(path).map_err(io_error("create", path))?;
     file.set_len(size_bytes).map_err(io_error("resize", path))?;
     let sector = boot_sector(&loader.boot, size_bytes, signature);
-    file.write_all_at(&sector, 0)
-        .map_err(io_error("write", path))?;
-    file.write_all_at(&loader.core, SECTOR_BYTES)
-        .map_err(io_error("write", path))
+    file.write_all_at(&sector, 0).map_err(io_error("write", path))?;
+    file.write_all_at(&loader.core, SECTOR_BYTES).map_err(io_error("write", path))
 }
 
 fn boot_sector(code: &[u8], size_bytes: u64, signature: u32) -> [u8; 512] {
@@ -126,10 +107,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
 
 /// Makes a finished staged file durable and gives it its name.
 pub(crate) fn publish(staged: &Path, path: &Path) -> Result<(), ImageError> {
-    let file = OpenOptions::new()
-        .write(true)
-        .open(staged)
-        .map_err(io_error("open", staged))?;
+    let file = OpenOptions::new().write(true).open(staged).map_err(io_error("open", staged))?;
     file.sync_all().map_err(io_error("write", staged))?;
     fs::rename(staged, path).map_err(io_error("rename", staged))?;
     let Some(dir) = path.parent() else {
@@ -168,13 +146,9 @@ pub(crate) fn copy_sparse(from: &Path, to: &Path) -> Result<(), ImageError> {
             break;
         }
         if buffer[..count].iter().all(|&byte| byte == 0) {
-            target
-                .seek(SeekFrom::Current(count as i64))
-                .map_err(io_error("write", to))?;
+            target.seek(SeekFrom::Current(count as i64)).map_err(io_error("write", to))?;
         } else {
-            target
-                .write_all(&buffer[..count])
-                .map_err(io_error("write", to))?;
+            target.write_all(&buffer[..count]).map_err(io_error("write", to))?;
         }
         length += count as u64;
     }

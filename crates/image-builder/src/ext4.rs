@@ -86,12 +86,7 @@ impl Tree {
 
     fn add(&mut self, path: &str, mode: u32, kind: NodeKind) {
         debug_assert!(path.starts_with('/') && !self.contains(path), "{path}");
-        self.nodes.push(Node {
-            path: path.to_owned(),
-            mode,
-            uid: 0,
-            kind,
-        });
+        self.nodes.push(Node { path: path.to_owned(), mode, uid: 0, kind });
     }
 
     /// Makes the file system in the partition. `scratch` is an empty folder for file contents.
@@ -126,10 +121,7 @@ impl Tree {
         let complaint = stderr.lines().find(|line| !line.starts_with("debugfs 1."));
         match complaint {
             None => Ok(()),
-            Some(line) => Err(ImageError::Command {
-                command: "debugfs -w".to_owned(),
-                reason: line.to_owned(),
-            }),
+            Some(line) => Err(ImageError::Command { command: "debugfs -w".to_owned(), reason: line.to_owned() }),
         }
     }
 

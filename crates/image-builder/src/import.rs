@@ -36,18 +36,13 @@ pub async fn import(
     progress: &dyn Progress,
 ) -> Result<BuiltImage, ImageError> {
     let expected = expected_sha256.map(parse_sha256).transpose()?;
-    tokio::fs::create_dir_all(out_dir)
-        .await
-        .map_err(io_error("create", out_dir))?;
+    tokio::fs::create_dir_all(out_dir).await.map_err(io_error("create", out_dir))?;
     let is_url = source.starts_with("http://") || source.starts_with("https://");
     // Holds the download; removed at the end, whatever it is.
     let download = Staged(staged_name(&out_dir.join("download")));
     let (local, sha256) = if is_url {
         progress.step(&format!("fetching {source}"));
-        (
-            download.0.clone(),
-            fetch(source, &download.0, progress).await?,
-        )
+        (download.0.clone(), fetch(source, &download.0, progress).await?)
     } else {
         let path = PathBuf::from(source);
         progress.step(&format!("reading {source}"));
@@ -57,28 +52,18 @@ pub async fn import(
     if let Some(expected) = expected
         && expected != sha256
     {
-        return Err(ImageError::ChecksumMismatch {
-            origin: source.to_owned(),
-            expected,
-            actual: sha256,
-        });
+        return Err(ImageError::ChecksumMismatch { origin: source.to_owned(), expected, actual: sha256 });
     }
     let probed = probe(&local, source)?;
     progress.step(&format!("converting from {}", probed.format.as_str()));
     let path = out_dir.join(format!("{sha256}.raw"));
     let staged = Staged(staged_name(&path));
     convert(&local, probed, &staged.0, progress).await?;
-    let size = tokio::fs::metadata(&staged.0)
-        .await
-        .map_err(io_error("read", &staged.0))?
-        .len();
+    let size = tokio::fs::metadata(&staged.0).await.map_err(io_error("read", &staged.0))?.len();
     if size != probed.virtual_size_bytes.next_multiple_of(512) {
         return Err(ImageError::Refused {
             origin: source.to_owned(),
-            reason: format!(
-                "its header says {} bytes, it has {size}",
-                probed.virtual_size_bytes
-            ),
+            reason: format!("its header says {} bytes, it has {size}", probed.virtual_size_bytes),
         });
     }
     publish(&staged.0, &path)?;
@@ -96,43 +81,21 @@ pub async fn import(
 }
 
 fn parse_sha256(text: &str) -> Result<String, ImageError> {
-    let text = text
-        .trim()
-        .trim_start_matches("sha256:")
-        .to_ascii_lowercase();
+    let text = text.trim().trim_start_matches("sha256:").to_ascii_lowercase();
     if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(text);
     }
-    Err(ImageError::Unexpected(format!(
-        "`{text}` is no SHA-256 checksum: it has 64 hexadecimal digits"
-    )))
+    Err(ImageError::Unexpected(format!("`{text}` is no SHA-256 checksum: it has 64 hexadecimal digits")))
 }
 
 /// Last part of a path or URL without query and extension: `debian-12-generic-amd64`.
 fn name_of(source: &str) -> String {
     let path = source.split(['?', '#']).next().unwrap_or(source);
-    let file = path
-        .trim_end_matches('/')
-        .rsplit('/')
-        .next()
-        .unwrap_or(path);
+    let file = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-    let name: String = stem
-        .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "-_.".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
-        .take(100)
-        .collect();
-    if name.is_empty() {
-        "imported".to_owned()
-    } else {
-        name
-    }
+    let name: String =
+        stem.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).take(100).collect();
+    if name.is_empty() { "imported".to_owned() } else { name }
 }
 
 async fn hash(path: &Path, progress: &dyn Progress) -> Result<String, ImageError> {
@@ -148,10 +111,7 @@ async fn hash(path: &Path, progress: &dyn Progress) -> Result<String, ImageError
     let mut buffer = vec![0; 1 << 20];
     let mut done = 0;
     loop {
-        let count = file
-            .read(&mut buffer)
-            .await
-            .map_err(io_error("read", path))?;
+        let count = file.read(&mut buffer).await.map_err(io_error("read", path))?;
         if count == 0 {
             return Ok(hex::encode(hash.finalize()));
         }
@@ -170,10 +130,7 @@ async fn fetch(url: &str, target: &Path, progress: &dyn Progress) -> Result<Stri
             reason.push_str(&format!(": {inner}"));
             cause = inner.source();
         }
-        ImageError::Fetch {
-            url: url.to_owned(),
-            reason,
-        }
+        ImageError::Fetch { url: url.to_owned(), reason }
     };
     // Fails when the process has chosen one already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -185,16 +142,12 @@ async fn fetch(url: &str, target: &Path, progress: &dyn Progress) -> Result<Stri
     let response = client.get(url).send().await.map_err(failed)?;
     let mut response = response.error_for_status().map_err(failed)?;
     let total = response.content_length();
-    let mut file = File::create(target)
-        .await
-        .map_err(io_error("create", target))?;
+    let mut file = File::create(target).await.map_err(io_error("create", target))?;
     let mut hash = Sha256::new();
     let mut done = 0;
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         hash.update(&chunk);
-        file.write_all(&chunk)
-            .await
-            .map_err(io_error("write", target))?;
+        file.write_all(&chunk).await.map_err(io_error("write", target))?;
         done += chunk.len() as u64;
         progress.bytes(done, total);
     }
@@ -203,31 +156,13 @@ async fn fetch(url: &str, target: &Path, progress: &dyn Progress) -> Result<Stri
 }
 
 /// `qemu-img convert` with the format named, never guessed, and limits on what it may use.
-async fn convert(
-    from: &Path,
-    probed: Probed,
-    to: &Path,
-    progress: &dyn Progress,
-) -> Result<(), ImageError> {
-    let failed = |reason: String| ImageError::Command {
-        command: format!("qemu-img convert {}", from.display()),
-        reason,
-    };
-    let absolute = tokio::fs::canonicalize(from)
-        .await
-        .map_err(io_error("open", from))?;
+async fn convert(from: &Path, probed: Probed, to: &Path, progress: &dyn Progress) -> Result<(), ImageError> {
+    let failed =
+        |reason: String| ImageError::Command { command: format!("qemu-img convert {}", from.display()), reason };
+    let absolute = tokio::fs::canonicalize(from).await.map_err(io_error("open", from))?;
     let mut child = Command::new("prlimit")
         .arg(format!("--as={QEMU_IMG_MEMORY_BYTES}"))
-        .args([
-            "--",
-            "qemu-img",
-            "convert",
-            "-p",
-            "-f",
-            probed.format.as_str(),
-            "-O",
-            "raw",
-        ])
+        .args(["--", "qemu-img", "convert", "-p", "-f", probed.format.as_str(), "-O", "raw"])
         // Holes for every 4 KiB of zeros.
         .args(["-S", "4k", "-t", "writeback"])
         // The prefix keeps qemu-img from reading a protocol or JSON out of the name.
@@ -262,18 +197,12 @@ async fn convert(
         }
     };
     let (text, ()) = tokio::join!(reading_errors, reading_progress);
-    let status = child
-        .wait()
-        .await
-        .map_err(|error| failed(error.to_string()))?;
+    let status = child.wait().await.map_err(|error| failed(error.to_string()))?;
     if status.success() {
         return Ok(());
     }
     if status.code() == Some(127) || text.contains("failed to execute") {
-        return Err(ImageError::MissingProgram {
-            program: "qemu-img".to_owned(),
-            package: "qemu-utils".to_owned(),
-        });
+        return Err(ImageError::MissingProgram { program: "qemu-img".to_owned(), package: "qemu-utils".to_owned() });
     }
     Err(failed(text.trim().to_owned()))
 }
@@ -298,20 +227,14 @@ mod tests {
     #[test]
     fn names_and_percentages_are_read() {
         for (source, name) in [
-            (
-                "https://cloud.example/a/debian-12.1-amd64.qcow2?x=1",
-                "debian-12.1-amd64",
-            ),
+            ("https://cloud.example/a/debian-12.1-amd64.qcow2?x=1", "debian-12.1-amd64"),
             ("/srv/my image.raw", "my-image"),
             ("https://host/", "host"),
             ("plain", "plain"),
         ] {
             assert_eq!(name_of(source), name, "{source}");
         }
-        assert_eq!(
-            percentage("    (1.00/100%)\r    (12.50/100%)\r"),
-            Some(12.5)
-        );
+        assert_eq!(percentage("    (1.00/100%)\r    (12.50/100%)\r"), Some(12.5));
         assert_eq!(percentage("nothing"), None);
     }
 }

@@ -9,11 +9,7 @@ use crate::packages::{Candidate, Catalogue, PackageCache};
 use crate::{ImageError, io_error};
 
 /// Meta packages, the most fitting first: Debian's, then Ubuntu's.
-pub(crate) const META_PACKAGES: [&str; 3] = [
-    "linux-image-cloud-amd64",
-    "linux-image-kvm",
-    "linux-image-virtual",
-];
+pub(crate) const META_PACKAGES: [&str; 3] = ["linux-image-cloud-amd64", "linux-image-kvm", "linux-image-virtual"];
 
 /// An unpacked kernel.
 pub(crate) struct Kernel {
@@ -35,16 +31,9 @@ pub(crate) struct Module {
 
 impl Kernel {
     /// Fetches the newest kernel that apt knows.
-    pub(crate) fn fetch(
-        cache: &PackageCache,
-        catalogue: &mut Catalogue,
-    ) -> Result<Self, ImageError> {
+    pub(crate) fn fetch(cache: &PackageCache, catalogue: &mut Catalogue) -> Result<Self, ImageError> {
         let image = newest_image_package(catalogue)?;
-        let release = image
-            .name
-            .trim_start_matches("linux-image-")
-            .trim_start_matches("unsigned-")
-            .to_owned();
+        let release = image.name.trim_start_matches("linux-image-").trim_start_matches("unsigned-").to_owned();
         let mut trees = vec![cache.unpacked(&image)?];
         // Ubuntu keeps modules in a package of their own.
         let modules_package = format!("linux-modules-{release}");
@@ -65,13 +54,7 @@ impl Kernel {
         let mut files = BTreeMap::new();
         collect_modules(&modules, &mut files)?;
         let source = format!("{}={}", image.name, image.version);
-        Ok(Self {
-            release,
-            source,
-            vmlinuz,
-            files,
-            builtin,
-        })
+        Ok(Self { release, source, vmlinuz, files, builtin })
     }
 
     /// `names` and what they depend on, dependencies first. Built-in ones are left out.
@@ -87,25 +70,20 @@ impl Kernel {
         if ordered.iter().any(|module| module.name == name) || self.is_builtin(name) {
             return Ok(());
         }
-        let path = self.files.get(name).ok_or_else(|| {
-            ImageError::Unexpected(format!("kernel {} has no module `{name}`", self.release))
-        })?;
+        let path = self
+            .files
+            .get(name)
+            .ok_or_else(|| ImageError::Unexpected(format!("kernel {} has no module `{name}`", self.release)))?;
         let contents = read_module(path)?;
         for dependency in dependencies(&contents) {
             self.add_module(&dependency, ordered)?;
         }
-        ordered.push(Module {
-            name: name.to_owned(),
-            contents,
-        });
+        ordered.push(Module { name: name.to_owned(), contents });
         Ok(())
     }
 
     fn is_builtin(&self, name: &str) -> bool {
-        self.builtin
-            .lines()
-            .filter_map(module_name)
-            .any(|builtin| builtin == name)
+        self.builtin.lines().filter_map(module_name).any(|builtin| builtin == name)
     }
 }
 
@@ -119,20 +97,15 @@ fn newest_image_package(catalogue: &mut Catalogue) -> Result<Candidate, ImageErr
         .filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
         .map(str::to_owned)
         .collect();
-    catalogue.ask(releases.iter().flat_map(|release| {
-        [
-            format!("linux-image-{release}"),
-            format!("linux-modules-{release}"),
-        ]
-    }))?;
-    releases
-        .iter()
-        .find_map(|release| catalogue.get(&format!("linux-image-{release}")))
-        .cloned()
-        .ok_or_else(|| ImageError::MissingPackage {
+    catalogue.ask(
+        releases.iter().flat_map(|release| [format!("linux-image-{release}"), format!("linux-modules-{release}")]),
+    )?;
+    releases.iter().find_map(|release| catalogue.get(&format!("linux-image-{release}"))).cloned().ok_or_else(|| {
+        ImageError::MissingPackage {
             package: META_PACKAGES[0].to_owned(),
             reason: "apt knows no kernel for virtual machines; run `apt-get update`".to_owned(),
-        })
+        }
+    })
 }
 
 /// File names use `-` and `_` alike; the kernel's own names have only `_`.
@@ -176,15 +149,8 @@ fn dependencies(module: &[u8]) -> Vec<String> {
         return Vec::new();
     };
     let value = &module[start + KEY.len()..];
-    let end = value
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end])
-        .split(',')
-        .filter(|name| !name.is_empty())
-        .map(canonical)
-        .collect()
+    let end = value.iter().position(|&byte| byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).split(',').filter(|name| !name.is_empty()).map(canonical).collect()
 }
 
 #[cfg(test)]
@@ -195,19 +161,13 @@ mod tests {
     fn module_names_and_dependencies_are_read() {
         for (path, name) in [
             ("kernel/drivers/net/virtio_net.ko", Some("virtio_net")),
-            (
-                "kernel/drivers/char/hw_random/virtio-rng.ko.zst",
-                Some("virtio_rng"),
-            ),
+            ("kernel/drivers/char/hw_random/virtio-rng.ko.zst", Some("virtio_rng")),
             ("kernel/modules.order", None),
         ] {
             assert_eq!(module_name(path).as_deref(), name, "{path}");
         }
         for (bytes, expected) in [
-            (
-                &b"x\0depends=virtio,virtio-ring\0y"[..],
-                &["virtio", "virtio_ring"][..],
-            ),
+            (&b"x\0depends=virtio,virtio-ring\0y"[..], &["virtio", "virtio_ring"][..]),
             (b"x\0depends=\0y", &[]),
             (b"nothing", &[]),
         ] {

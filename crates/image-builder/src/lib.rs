@@ -100,24 +100,8 @@ pub enum ImageKind {
 /// Debian packages that must be installed on the building machine, root apart.
 pub fn required_packages(kind: ImageKind) -> &'static [&'static str] {
     match kind {
-        ImageKind::Tiny => &[
-            "apt",
-            "dpkg",
-            "e2fsprogs",
-            "fdisk",
-            "grub-common",
-            "gzip",
-            "tar",
-        ],
-        ImageKind::Debian12 => &[
-            "dpkg",
-            "e2fsprogs",
-            "fdisk",
-            "grub-common",
-            "grub-pc-bin",
-            "mmdebstrap",
-            "tar",
-        ],
+        ImageKind::Tiny => &["apt", "dpkg", "e2fsprogs", "fdisk", "grub-common", "gzip", "tar"],
+        ImageKind::Debian12 => &["dpkg", "e2fsprogs", "fdisk", "grub-common", "grub-pc-bin", "mmdebstrap", "tar"],
         ImageKind::Import => &["qemu-utils"],
     }
 }
@@ -132,38 +116,24 @@ pub enum ImageError {
     #[error("`{command}` failed: {reason}")]
     Command { command: String, reason: String },
     #[error("{action} {}: {source}", path.display())]
-    Io {
-        action: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot fetch {url}: {reason}")]
     Fetch { url: String, reason: String },
     /// The source is not what the caller expected.
     #[error("checksum of {origin} is {actual}, expected {expected}: nothing was imported")]
-    ChecksumMismatch {
-        origin: String,
-        expected: String,
-        actual: String,
-    },
+    ChecksumMismatch { origin: String, expected: String, actual: String },
     /// The source is readable but must not be imported.
     #[error("{origin} is refused: {reason}")]
     Refused { origin: String, reason: String },
     /// The packages hold something other than this crate knows.
     #[error("{0}")]
     Unexpected(String),
-    #[error(
-        "building `{image}` needs root, or a kernel that gives ordinary users namespaces: {reason}"
-    )]
+    #[error("building `{image}` needs root, or a kernel that gives ordinary users namespaces: {reason}")]
     NeedsRoot { image: &'static str, reason: String },
 }
 
 /// `map_err` helper: names the file that an I/O error is about.
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> ImageError {
     let path = path.to_owned();
-    move |source| ImageError::Io {
-        action,
-        path,
-        source,
-    }
+    move |source| ImageError::Io { action, path, source }
 }

@@ -37,30 +37,20 @@ impl PackageCache {
     pub(crate) fn fetch(&self, candidates: &[Candidate]) -> Result<(), ImageError> {
         let missing: Vec<&Candidate> = candidates
             .iter()
-            .filter(|candidate| {
-                !self.tree(candidate).is_dir() && !self.archive(candidate).is_file()
-            })
+            .filter(|candidate| !self.tree(candidate).is_dir() && !self.archive(candidate).is_file())
             .collect();
         if missing.is_empty() {
             return Ok(());
         }
         let scratch = self.scratch()?;
         let failed = |reason: String| ImageError::MissingPackage {
-            package: missing
-                .iter()
-                .map(|it| it.name.as_str())
-                .collect::<Vec<_>>()
-                .join(" "),
+            package: missing.iter().map(|it| it.name.as_str()).collect::<Vec<_>>().join(" "),
             reason,
         };
         Tool::new("apt-get", "apt")
             // Root's apt would drop to a user who cannot write here, and warn about it.
             .args(["-qq", "-o", "APT::Sandbox::User=root", "download"])
-            .args(
-                missing
-                    .iter()
-                    .map(|it| format!("{}={}", it.name, it.version)),
-            )
+            .args(missing.iter().map(|it| format!("{}={}", it.name, it.version)))
             .current_dir(scratch.path())
             .run()
             .map_err(|error| failed(format!("{error}; is the network there?")))?;
@@ -70,12 +60,9 @@ impl PackageCache {
             fetched.insert(sha256_file(&path)?, path);
         }
         for candidate in &missing {
-            let path = fetched.get(&candidate.sha256).ok_or_else(|| {
-                failed(format!(
-                    "no fetched file has the checksum of {}",
-                    candidate.name
-                ))
-            })?;
+            let path = fetched
+                .get(&candidate.sha256)
+                .ok_or_else(|| failed(format!("no fetched file has the checksum of {}", candidate.name)))?;
             fs::rename(path, self.archive(candidate)).map_err(io_error("rename", path))?;
         }
         Ok(())
@@ -90,11 +77,7 @@ impl PackageCache {
         self.fetch(std::slice::from_ref(candidate))?;
         let scratch = self.scratch()?;
         let tree = scratch.path().join("tree");
-        Tool::new("dpkg-deb", "dpkg")
-            .arg("-x")
-            .arg(self.archive(candidate))
-            .arg(&tree)
-            .run()?;
+        Tool::new("dpkg-deb", "dpkg").arg("-x").arg(self.archive(candidate)).arg(&tree).run()?;
         match fs::rename(&tree, &unpacked) {
             Ok(()) => Ok(unpacked),
             // Another build unpacked the same package meanwhile.
@@ -104,11 +87,7 @@ impl PackageCache {
     }
 
     fn tree(&self, candidate: &Candidate) -> PathBuf {
-        self.dir.join(format!(
-            "{}_{}",
-            candidate.name,
-            candidate.version.replace([':', '/'], "_")
-        ))
+        self.dir.join(format!("{}_{}", candidate.name, candidate.version.replace([':', '/'], "_")))
     }
 
     fn archive(&self, candidate: &Candidate) -> PathBuf {
@@ -135,25 +114,14 @@ pub(crate) struct Catalogue {
 
 impl Catalogue {
     /// Learns about `names`; those that apt does not know are left out.
-    pub(crate) fn ask(
-        &mut self,
-        names: impl IntoIterator<Item = String>,
-    ) -> Result<(), ImageError> {
-        let new: Vec<String> = names
-            .into_iter()
-            .filter(|name| self.asked.insert(name.clone()))
-            .collect();
+    pub(crate) fn ask(&mut self, names: impl IntoIterator<Item = String>) -> Result<(), ImageError> {
+        let new: Vec<String> = names.into_iter().filter(|name| self.asked.insert(name.clone())).collect();
         if new.is_empty() {
             return Ok(());
         }
-        let shown = Tool::new("apt-cache", "apt")
-            .args(["show", "--no-all-versions", "--quiet=2"])
-            .args(&new)
-            .run();
+        let shown = Tool::new("apt-cache", "apt").args(["show", "--no-all-versions", "--quiet=2"]).args(&new).run();
         match shown {
-            Ok(stdout) => self
-                .known
-                .extend(parse_show(&String::from_utf8_lossy(&stdout))),
+            Ok(stdout) => self.known.extend(parse_show(&String::from_utf8_lossy(&stdout))),
             // apt-cache fails when it knows none of them.
             Err(ImageError::Command { .. }) => {}
             Err(error) => return Err(error),
@@ -166,12 +134,10 @@ impl Catalogue {
     }
 
     pub(crate) fn require(&self, name: &str) -> Result<Candidate, ImageError> {
-        self.get(name)
-            .cloned()
-            .ok_or_else(|| ImageError::MissingPackage {
-                package: name.to_owned(),
-                reason: "apt does not know it; run `apt-get update`".to_owned(),
-            })
+        self.get(name).cloned().ok_or_else(|| ImageError::MissingPackage {
+            package: name.to_owned(),
+            reason: "apt does not know it; run `apt-get update`".to_owned(),
+        })
     }
 
     /// The packages `names`, all of which must be known, and the libraries that they depend on.
@@ -190,19 +156,11 @@ impl Catalogue {
                 .cloned()
                 .collect();
             self.ask(wanted.iter().cloned())?;
-            let found: Vec<Candidate> = wanted
-                .iter()
-                .filter_map(|name| self.get(name))
-                .cloned()
-                .collect();
+            let found: Vec<Candidate> = wanted.iter().filter_map(|name| self.get(name)).cloned().collect();
             if found.is_empty() {
                 return Ok(chosen.into_values().collect());
             }
-            chosen.extend(
-                found
-                    .into_iter()
-                    .map(|candidate| (candidate.name.clone(), candidate)),
-            );
+            chosen.extend(found.into_iter().map(|candidate| (candidate.name.clone(), candidate)));
         }
     }
 }
@@ -217,9 +175,7 @@ fn parse_show(text: &str) -> BTreeMap<String, Candidate> {
                 (name == wanted).then(|| value.trim().to_owned())
             })
         };
-        let (Some(name), Some(version), Some(sha256)) =
-            (field("Package"), field("Version"), field("SHA256"))
-        else {
+        let (Some(name), Some(version), Some(sha256)) = (field("Package"), field("Version"), field("SHA256")) else {
             continue;
         };
         let depends = [field("Pre-Depends"), field("Depends")];
@@ -232,12 +188,7 @@ fn parse_show(text: &str) -> BTreeMap<String, Candidate> {
             .map(|name| name.trim().to_owned())
             .filter(|name| !name.is_empty())
             .collect();
-        found.entry(name.clone()).or_insert(Candidate {
-            name,
-            version,
-            sha256,
-            depends,
-        });
+        found.entry(name.clone()).or_insert(Candidate { name, version, sha256, depends });
     }
     found
 }
@@ -258,9 +209,6 @@ mod tests {
         assert_eq!(found["b"].depends, Vec::<String>::new());
         let dropbear = &found["dropbear-bin"];
         assert_eq!(dropbear.sha256, "ab");
-        assert_eq!(
-            dropbear.depends,
-            ["libcrypt1", "libc6", "libtomcrypt1", "zlib1g"]
-        );
+        assert_eq!(dropbear.depends, ["libcrypt1", "libc6", "libtomcrypt1", "zlib1g"]);
     }
 }

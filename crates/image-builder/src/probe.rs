@@ -17,53 +17,17 @@ const SECTOR_BYTES: u64 = 512;
 
 /// Formats that are recognised in order to say why they are refused.
 const REFUSED: [(usize, &[u8], &str); 11] = [
-    (
-        0,
-        &[0x1f, 0x8b],
-        "it is compressed with gzip: decompress it first",
-    ),
-    (
-        0,
-        b"\xfd7zXZ\0",
-        "it is compressed with xz: decompress it first",
-    ),
-    (
-        0,
-        &[0x28, 0xb5, 0x2f, 0xfd],
-        "it is compressed with zstd: decompress it first",
-    ),
-    (
-        0,
-        b"BZh",
-        "it is compressed with bzip2: decompress it first",
-    ),
+    (0, &[0x1f, 0x8b], "it is compressed with gzip: decompress it first"),
+    (0, b"\xfd7zXZ\0", "it is compressed with xz: decompress it first"),
+    (0, &[0x28, 0xb5, 0x2f, 0xfd], "it is compressed with zstd: decompress it first"),
+    (0, b"BZh", "it is compressed with bzip2: decompress it first"),
     (0, b"PK\x03\x04", "it is a zip archive: unpack it first"),
-    (
-        257,
-        b"ustar",
-        "it is a tar archive (an OVA is one): unpack the disk in it first",
-    ),
-    (
-        0,
-        b"vhdxfile",
-        "it is VHDX: convert it with `qemu-img convert -O qcow2`",
-    ),
-    (
-        0,
-        b"conectix",
-        "it is VHD: convert it with `qemu-img convert -f vpc -O qcow2`",
-    ),
-    (
-        64,
-        &[0x7f, 0x10, 0xda, 0xbe],
-        "it is VDI: convert it with `qemu-img convert -O qcow2`",
-    ),
+    (257, b"ustar", "it is a tar archive (an OVA is one): unpack the disk in it first"),
+    (0, b"vhdxfile", "it is VHDX: convert it with `qemu-img convert -O qcow2`"),
+    (0, b"conectix", "it is VHD: convert it with `qemu-img convert -f vpc -O qcow2`"),
+    (64, &[0x7f, 0x10, 0xda, 0xbe], "it is VDI: convert it with `qemu-img convert -O qcow2`"),
     (0, b"LUKS\xba\xbe", "it is encrypted (LUKS)"),
-    (
-        0,
-        b"COWD",
-        "it is an old VMDK of a hypervisor host: convert it with `qemu-img`",
-    ),
+    (0, b"COWD", "it is an old VMDK of a hypervisor host: convert it with `qemu-img`"),
 ];
 
 /// A file that may be imported.
@@ -82,16 +46,12 @@ pub(crate) fn probe(path: &Path, origin: &str) -> Result<Probed, ImageError> {
         return Err(refused(origin, "it is not a regular file".to_owned()));
     }
     let mut header = Vec::with_capacity(4096);
-    (&file)
-        .take(HEADER_BYTES as u64)
-        .read_to_end(&mut header)
-        .map_err(io_error("read", path))?;
+    (&file).take(HEADER_BYTES as u64).read_to_end(&mut header).map_err(io_error("read", path))?;
     let mut probed = judge(&header, metadata.len()).map_err(|reason| refused(origin, reason))?;
     if probed.format == DiskFormat::Raw && metadata.len() >= SECTOR_BYTES {
         let mut footer = [0; 8];
         let offset = metadata.len() - SECTOR_BYTES;
-        file.read_exact_at(&mut footer, offset)
-            .map_err(io_error("read", path))?;
+        file.read_exact_at(&mut footer, offset).map_err(io_error("read", path))?;
         if footer == *b"conectix" {
             return Err(refused(origin, REFUSED[7].2.to_owned()));
         }
@@ -101,19 +61,13 @@ pub(crate) fn probe(path: &Path, origin: &str) -> Result<Probed, ImageError> {
 }
 
 fn refused(origin: &str, reason: String) -> ImageError {
-    ImageError::Refused {
-        origin: origin.to_owned(),
-        reason,
-    }
+    ImageError::Refused { origin: origin.to_owned(), reason }
 }
 
 /// The rules, over the first bytes of a file of `length` bytes.
 fn judge(header: &[u8], length: u64) -> Result<Probed, String> {
     for (offset, magic, reason) in REFUSED {
-        if header
-            .get(offset..)
-            .is_some_and(|rest| rest.starts_with(magic))
-        {
+        if header.get(offset..).is_some_and(|rest| rest.starts_with(magic)) {
             return Err(reason.to_owned());
         }
     }
@@ -122,40 +76,29 @@ fn judge(header: &[u8], length: u64) -> Result<Probed, String> {
     } else if header.starts_with(b"KDMV") {
         judge_vmdk(header)?
     } else if header.starts_with(b"# Disk DescriptorFile") {
-        return Err(
-            "it is only the description of a VMDK, its data is in other files: \
+        return Err("it is only the description of a VMDK, its data is in other files: \
                     convert it with `qemu-img convert -O qcow2`"
-                .to_owned(),
-        );
+            .to_owned());
     } else {
         if !length.is_multiple_of(SECTOR_BYTES) {
-            return Err(
-                "it is neither qcow2 nor VMDK, and its length is not a multiple of 512 \
+            return Err("it is neither qcow2 nor VMDK, and its length is not a multiple of 512 \
                         bytes, so it is no raw disk either"
-                    .to_owned(),
-            );
+                .to_owned());
         }
-        Probed {
-            format: DiskFormat::Raw,
-            virtual_size_bytes: length,
-        }
+        Probed { format: DiskFormat::Raw, virtual_size_bytes: length }
     };
     match probed.virtual_size_bytes {
         0 => Err("it is empty".to_owned()),
-        size if size > MAX_VIRTUAL_SIZE_BYTES => Err(format!(
-            "it claims a size of {size} bytes, more than {MAX_VIRTUAL_SIZE_BYTES}"
-        )),
+        size if size > MAX_VIRTUAL_SIZE_BYTES => {
+            Err(format!("it claims a size of {size} bytes, more than {MAX_VIRTUAL_SIZE_BYTES}"))
+        }
         _ => Ok(probed),
     }
 }
 
 fn be32(header: &[u8], offset: usize) -> Result<u32, String> {
-    let bytes = header
-        .get(offset..offset + 4)
-        .and_then(|bytes| bytes.try_into().ok());
-    bytes
-        .map(u32::from_be_bytes)
-        .ok_or_else(|| "its header is cut off".to_owned())
+    let bytes = header.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok());
+    bytes.map(u32::from_be_bytes).ok_or_else(|| "its header is cut off".to_owned())
 }
 
 fn be64(header: &[u8], offset: usize) -> Result<u64, String> {
@@ -169,9 +112,7 @@ fn judge_qcow2(header: &[u8]) -> Result<Probed, String> {
     const KNOWN_INCOMPATIBLE: u64 = 0b1_1111;
     let version = be32(header, 4)?;
     if !(2..=3).contains(&version) {
-        return Err(format!(
-            "it is qcow2 of version {version}; 2 and 3 are known"
-        ));
+        return Err(format!("it is qcow2 of version {version}; 2 and 3 are known"));
     }
     if be64(header, 8)? != 0 {
         return Err("it has a backing file: flatten it with `qemu-img convert -O qcow2`".into());
@@ -191,10 +132,7 @@ fn judge_qcow2(header: &[u8]) -> Result<Probed, String> {
             return Err(format!("it uses unknown features ({incompatible:#x})"));
         }
     }
-    Ok(Probed {
-        format: DiskFormat::Qcow2,
-        virtual_size_bytes: be64(header, 24)?,
-    })
+    Ok(Probed { format: DiskFormat::Qcow2, virtual_size_bytes: be64(header, 24)? })
 }
 
 /// VMware: Virtual Disk Format 5.0, "Hosted Sparse Extents".
@@ -206,43 +144,29 @@ fn judge_vmdk(header: &[u8]) -> Result<Probed, String> {
     }
     let sectors = le64(12)?;
     let bytes_of = |sectors: u64| sectors.checked_mul(SECTOR_BYTES);
-    let virtual_size_bytes =
-        bytes_of(sectors).ok_or_else(|| format!("it claims {sectors} sectors"))?;
+    let virtual_size_bytes = bytes_of(sectors).ok_or_else(|| format!("it claims {sectors} sectors"))?;
     let start = bytes_of(le64(28)?).unwrap_or(u64::MAX);
-    let end = bytes_of(le64(36)?)
-        .and_then(|size| size.checked_add(start))
-        .unwrap_or(u64::MAX);
+    let end = bytes_of(le64(36)?).and_then(|size| size.checked_add(start)).unwrap_or(u64::MAX);
     let range = usize::try_from(start).ok().zip(usize::try_from(end).ok());
     let description = range
         .and_then(|(start, end)| header.get(start..end))
         .filter(|_| start != 0)
         .ok_or_else(|| "it has no embedded description".to_owned())?;
     judge_vmdk_description(&String::from_utf8_lossy(description))?;
-    Ok(Probed {
-        format: DiskFormat::Vmdk,
-        virtual_size_bytes,
-    })
+    Ok(Probed { format: DiskFormat::Vmdk, virtual_size_bytes })
 }
 
 fn judge_vmdk_description(description: &str) -> Result<(), String> {
     let mut extents = 0;
-    for line in description
-        .lines()
-        .map(|line| line.trim_matches(['\0', ' ', '\r']))
-    {
+    for line in description.lines().map(|line| line.trim_matches(['\0', ' ', '\r'])) {
         let lower = line.to_ascii_lowercase();
         if let Some(value) = lower.strip_prefix("createtype=") {
             if !["\"monolithicsparse\"", "\"streamoptimized\""].contains(&value) {
-                return Err(format!(
-                    "it is a VMDK of type {value}, whose data is in other files"
-                ));
+                return Err(format!("it is a VMDK of type {value}, whose data is in other files"));
             }
         } else if lower.starts_with("parentfilenamehint=") {
             return Err("it has a parent disk: flatten it with `qemu-img convert`".to_owned());
-        } else if ["rw ", "rdonly ", "noaccess "]
-            .iter()
-            .any(|mode| lower.starts_with(mode))
-        {
+        } else if ["rw ", "rdonly ", "noaccess "].iter().any(|mode| lower.starts_with(mode)) {
             extents += 1;
             if !lower.contains(" sparse ") {
                 return Err("its data is in another file".to_owned());
@@ -299,56 +223,21 @@ mod tests {
             ("nothing", vec![], 0, Err("empty")),
             ("huge raw", vec![7; 512], 17 << 40, Err("claims a size")),
             ("qcow2", qcow2(3, 0, gib, 0, 0), 512, Ok(DiskFormat::Qcow2)),
-            (
-                "old qcow2",
-                qcow2(2, 0, gib, 0, u64::MAX),
-                512,
-                Ok(DiskFormat::Qcow2),
-            ),
+            ("old qcow2", qcow2(2, 0, gib, 0, u64::MAX), 512, Ok(DiskFormat::Qcow2)),
             ("qcow", qcow2(1, 0, gib, 0, 0), 512, Err("version 1")),
-            (
-                "backing",
-                qcow2(3, 104, gib, 0, 0),
-                512,
-                Err("backing file"),
-            ),
+            ("backing", qcow2(3, 104, gib, 0, 0), 512, Err("backing file")),
             ("encrypted", qcow2(3, 0, gib, 2, 0), 512, Err("encrypted")),
-            (
-                "data file",
-                qcow2(3, 0, gib, 0, 4),
-                512,
-                Err("another file"),
-            ),
-            (
-                "new feature",
-                qcow2(3, 0, gib, 0, 1 << 9),
-                512,
-                Err("unknown features"),
-            ),
-            (
-                "bomb",
-                qcow2(3, 0, u64::MAX, 0, 0),
-                512,
-                Err("claims a size"),
-            ),
-            (
-                "cut",
-                qcow2(3, 0, gib, 0, 0)[..30].to_vec(),
-                30,
-                Err("cut off"),
-            ),
+            ("data file", qcow2(3, 0, gib, 0, 4), 512, Err("another file")),
+            ("new feature", qcow2(3, 0, gib, 0, 1 << 9), 512, Err("unknown features")),
+            ("bomb", qcow2(3, 0, u64::MAX, 0, 0), 512, Err("claims a size")),
+            ("cut", qcow2(3, 0, gib, 0, 0)[..30].to_vec(), 30, Err("cut off")),
             ("vmdk", vmdk(2048, one), 4096, Ok(DiskFormat::Vmdk)),
             ("flat vmdk", vmdk(2048, flat), 4096, Err("other files")),
             ("lying vmdk", vmdk(2048, sneaky), 4096, Err("another file")),
             ("split vmdk", vmdk(2048, &two), 4096, Err("2 extents")),
             ("child vmdk", vmdk(2048, &child), 4096, Err("parent disk")),
             ("vmdk bomb", vmdk(u64::MAX, one), 4096, Err("sectors")),
-            (
-                "descriptor",
-                b"# Disk DescriptorFile\n".to_vec(),
-                512,
-                Err("description"),
-            ),
+            ("descriptor", b"# Disk DescriptorFile\n".to_vec(), 512, Err("description")),
             ("gzip", vec![0x1f, 0x8b, 8], 512, Err("gzip")),
             ("vhdx", b"vhdxfile".to_vec(), 512, Err("VHDX")),
         ];

@@ -41,10 +41,7 @@ impl TerminalProgress {
 
 impl Progress for TerminalProgress {
     fn step(&self, message: &str) {
-        let mut current = self
-            .current
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut current = self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         Self::finish(&mut current);
         let bar = ProgressBar::new_spinner().with_message(message.to_owned());
         if bar.is_hidden() {
@@ -56,10 +53,7 @@ impl Progress for TerminalProgress {
     }
 
     fn bytes(&self, done: u64, total: Option<u64>) {
-        let current = self
-            .current
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let current = self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(bar) = current.as_ref() else { return };
         if let Some(total) = total
             && bar.length() != Some(total)
@@ -77,10 +71,7 @@ impl Progress for TerminalProgress {
 
 impl Drop for TerminalProgress {
     fn drop(&mut self) {
-        let mut current = self
-            .current
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut current = self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         Self::finish(&mut current);
     }
 }

@@ -23,8 +23,7 @@ const FILE_SYSTEM_UUID: &str = "7e220001-0000-4000-8000-000000000001";
 const DISK_SIGNATURE: u32 = 0x7e22_0001;
 /// 2025-01-01. All times in the image; a fixed one keeps builds equal.
 const BUILD_TIME: u64 = 1_735_689_600;
-const CMDLINE: &str =
-    "root=/dev/vda1 rw console=ttyS0,115200 quiet reboot=t panic=-1 net.ifnames=0";
+const CMDLINE: &str = "root=/dev/vda1 rw console=ttyS0,115200 quiet reboot=t panic=-1 net.ifnames=0";
 
 /// Loaded in the initial RAM disk, in this order with their dependencies.
 const MODULES: [&str; 10] = [
@@ -114,47 +113,19 @@ const DIRECTORIES: [(&str, u32); 34] = [
 const TEXT_FILES: [(&str, u32, &str); 15] = [
     ("/etc/passwd", 0o644, include_str!("tiny/passwd")),
     ("/etc/group", 0o644, "root:x:0:\nec2-user:x:1000:\n"),
-    (
-        "/etc/shadow",
-        0o600,
-        "root:*:19000:0:99999:7:::\nec2-user:*:19000:0:99999:7:::\n",
-    ),
+    ("/etc/shadow", 0o600, "root:*:19000:0:99999:7:::\nec2-user:*:19000:0:99999:7:::\n"),
     ("/etc/shells", 0o644, "/bin/sh\n/bin/bash\n"),
     ("/etc/hostname", 0o644, "tiny\n"),
     ("/etc/hosts", 0o644, "127.0.0.1 localhost\n::1 localhost\n"),
     ("/etc/os-release", 0o644, include_str!("tiny/os-release")),
-    (
-        "/etc/profile",
-        0o644,
-        "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n",
-    ),
+    ("/etc/profile", 0o644, "export PATH=/usr/sbin:/usr/bin:/sbin:/bin\n"),
     ("/etc/inittab", 0o644, include_str!("tiny/inittab")),
-    (
-        "/etc/acpi/PWRF/00000080",
-        0o755,
-        include_str!("tiny/power-button.sh"),
-    ),
+    ("/etc/acpi/PWRF/00000080", 0o755, include_str!("tiny/power-button.sh")),
     ("/etc/init.d/rcS", 0o755, include_str!("tiny/rcS.sh")),
-    (
-        "/etc/init.d/metadata",
-        0o755,
-        include_str!("tiny/metadata.sh"),
-    ),
-    (
-        "/etc/init.d/hotplug",
-        0o755,
-        include_str!("tiny/hotplug.sh"),
-    ),
-    (
-        "/usr/share/udhcpc/default.script",
-        0o755,
-        include_str!("tiny/dhcp.sh"),
-    ),
-    (
-        "/bin/bash",
-        0o755,
-        "#!/bin/sh\n# There is no bash here; most scripts do with ash.\nexec /bin/sh \"$@\"\n",
-    ),
+    ("/etc/init.d/metadata", 0o755, include_str!("tiny/metadata.sh")),
+    ("/etc/init.d/hotplug", 0o755, include_str!("tiny/hotplug.sh")),
+    ("/usr/share/udhcpc/default.script", 0o755, include_str!("tiny/dhcp.sh")),
+    ("/bin/bash", 0o755, "#!/bin/sh\n# There is no bash here; most scripts do with ash.\nexec /bin/sh \"$@\"\n"),
 ];
 
 /// Builds `tiny` into `out_dir`: `tiny.raw`, and for direct boot `tiny.vmlinuz` and
@@ -212,11 +183,7 @@ pub fn build_tiny(out_dir: &Path, progress: &dyn Progress) -> Result<BuiltImage,
         sha256,
         source: format!("{}, {}", kernel.source, packages.source()),
         description: "Linux with busybox and dropbear, for tests and small tasks".to_owned(),
-        boot: BootHints {
-            kernel: Some(vmlinuz),
-            initrd: Some(initrd_path),
-            cmdline: Some(CMDLINE.to_owned()),
-        },
+        boot: BootHints { kernel: Some(vmlinuz), initrd: Some(initrd_path), cmdline: Some(CMDLINE.to_owned()) },
     })
 }
 
@@ -227,8 +194,7 @@ struct Userland {
 
 impl Userland {
     fn fetch(cache: &PackageCache, catalogue: &mut Catalogue) -> Result<Self, ImageError> {
-        let mut packages =
-            catalogue.with_libraries(&["busybox-static", "dropbear-bin", "e2fsprogs"])?;
+        let mut packages = catalogue.with_libraries(&["busybox-static", "dropbear-bin", "e2fsprogs"])?;
         // Only for `blkid`, whose library e2fsprogs has brought; the rest of util-linux' own
         // libraries is not needed.
         catalogue.ask(["util-linux".to_owned()])?;
@@ -244,8 +210,7 @@ impl Userland {
 
     /// A program of a package, in `/usr` or not: distributions are moving it.
     fn file(&self, package: &str, relative: &str) -> Result<PathBuf, ImageError> {
-        let missing =
-            || ImageError::Unexpected(format!("package {package} has no file /{relative}"));
+        let missing = || ImageError::Unexpected(format!("package {package} has no file /{relative}"));
         let (_, tree) = self.trees.get(package).ok_or_else(missing)?;
         [tree.join(relative), tree.join("usr").join(relative)]
             .into_iter()
@@ -279,13 +244,10 @@ impl Userland {
 
     /// The dynamic loader of the packages' own C library.
     fn loader(&self) -> Result<PathBuf, ImageError> {
-        [
-            "lib64/ld-linux-x86-64.so.2",
-            "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
-        ]
-        .iter()
-        .find_map(|relative| self.file("libc6", relative).ok())
-        .ok_or_else(|| ImageError::Unexpected("package libc6 has no dynamic loader".into()))
+        ["lib64/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"]
+            .iter()
+            .find_map(|relative| self.file("libc6", relative).ok())
+            .ok_or_else(|| ImageError::Unexpected("package libc6 has no dynamic loader".into()))
     }
 
     /// Shared libraries that a program loads, as file name and source.
@@ -333,12 +295,7 @@ fn system_files(tree: &mut Tree) {
     }
 }
 
-fn programs(
-    tree: &mut Tree,
-    packages: &Userland,
-    busybox: &Path,
-    scratch: &Path,
-) -> Result<(), ImageError> {
+fn programs(tree: &mut Tree, packages: &Userland, busybox: &Path, scratch: &Path) -> Result<(), ImageError> {
     tree.copy("/bin/busybox", 0o755, busybox.to_owned());
     let mut libraries = BTreeMap::new();
     for (package, relative) in PROGRAMS {
@@ -358,24 +315,15 @@ fn programs(
     tree.copy("/lib64/ld-linux-x86-64.so.2", 0o755, packages.loader()?);
     let runnable = scratch.join("busybox");
     fs::copy(busybox, &runnable).map_err(io_error("copy", busybox))?;
-    let listed = Tool::new("sh", "dash")
-        .args(["-c", "exec \"$0\" --list"])
-        .arg(&runnable)
-        .run()?;
+    let listed = Tool::new("sh", "dash").args(["-c", "exec \"$0\" --list"]).arg(&runnable).run()?;
     let listed = String::from_utf8_lossy(&listed).into_owned();
-    let applets: BTreeSet<&str> = listed
-        .lines()
-        .filter(|name| !NOT_LINKED.contains(name) && *name != "blkid")
-        .collect();
+    let applets: BTreeSet<&str> =
+        listed.lines().filter(|name| !NOT_LINKED.contains(name) && *name != "blkid").collect();
     for applet in applets {
         tree.symlink(&format!("/bin/{applet}"), "busybox");
     }
     for applet in ["init", "poweroff", "reboot", "halt", "udhcpc", "mkfs.vfat"] {
-        let target = if applet == "mkfs.vfat" {
-            "mkdosfs"
-        } else {
-            applet
-        };
+        let target = if applet == "mkfs.vfat" { "mkdosfs" } else { applet };
         tree.symlink(&format!("/sbin/{applet}"), &format!("../bin/{target}"));
     }
     Ok(())
@@ -391,11 +339,7 @@ fn initial_ram_disk(kernel: &Kernel, busybox: &Path) -> Result<Vec<u8>, ImageErr
     archive.symlink("bin/sh", "busybox");
     let mut order = String::new();
     for module in kernel.modules(&MODULES)? {
-        archive.file(
-            &format!("modules/{}.ko", module.name),
-            0o644,
-            &module.contents,
-        );
+        archive.file(&format!("modules/{}.ko", module.name), 0o644, &module.contents);
         order.push_str(&module.name);
         order.push('\n');
     }

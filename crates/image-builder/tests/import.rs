@@ -9,25 +9,13 @@ use std::process::Command;
 use terroir_image_builder::{DiskFormat, ImageError, Silent, import};
 
 fn qemu_img(args: &[&str], file: &Path) {
-    let status = Command::new("qemu-img")
-        .args(args)
-        .arg(file)
-        .output()
-        .unwrap();
-    assert!(
-        status.status.success(),
-        "{}",
-        String::from_utf8_lossy(&status.stderr)
-    );
+    let status = Command::new("qemu-img").args(args).arg(file).output().unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
 }
 
 fn qemu_img_line(line: &str) {
     let status = Command::new("sh").args(["-c", line]).output().unwrap();
-    assert!(
-        status.status.success(),
-        "{}",
-        String::from_utf8_lossy(&status.stderr)
-    );
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
 }
 
 fn sha256(path: &Path) -> String {
@@ -76,19 +64,10 @@ async fn every_format_becomes_the_same_raw_file() {
         let hash = sha256(&source);
         let out = dir.path().join("out");
         let name = source.to_str().unwrap();
-        let built = import(name, &out, Some(&hash.to_uppercase()), &Silent)
-            .await
-            .unwrap();
-        assert_eq!(
-            (built.format, built.size_bytes),
-            (DiskFormat::Raw, 3 << 20),
-            "{options}"
-        );
+        let built = import(name, &out, Some(&hash.to_uppercase()), &Silent).await.unwrap();
+        assert_eq!((built.format, built.size_bytes), (DiskFormat::Raw, 3 << 20), "{options}");
         assert_eq!((built.name.as_str(), &built.sha256), ("my-disk", &hash));
-        assert!(
-            fs::read(&built.path).unwrap() == bytes,
-            "{format} {options}"
-        );
+        assert!(fs::read(&built.path).unwrap() == bytes, "{format} {options}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1, "nothing else stays");
         fs::remove_dir_all(&out).unwrap();
     }
@@ -103,18 +82,7 @@ async fn what_must_not_pass_leaves_nothing() {
     let path = |name: &str| dir.path().join(name);
     raw_disk(&path("base.raw"));
     let base = path("base.raw");
-    qemu_img(
-        &[
-            "create",
-            "-f",
-            "qcow2",
-            "-F",
-            "raw",
-            "-b",
-            base.to_str().unwrap(),
-        ],
-        &path("child"),
-    );
+    qemu_img(&["create", "-f", "qcow2", "-F", "raw", "-b", base.to_str().unwrap()], &path("child"));
     let data = format!("data_file={}", path("data").display());
     let external = path("external");
     let external = external.to_str().unwrap();
@@ -133,10 +101,7 @@ async fn what_must_not_pass_leaves_nothing() {
         ("base.raw", Some("abc"), "64 hexadecimal digits"),
     ] {
         let source = path(name);
-        let error = import(source.to_str().unwrap(), &out, expected_sha256, &Silent)
-            .await
-            .expect_err(name)
-            .to_string();
+        let error = import(source.to_str().unwrap(), &out, expected_sha256, &Silent).await.expect_err(name).to_string();
         assert!(error.contains(reason), "{name}: {error}");
         let left = fs::read_dir(&out).map_or(0, |entries| entries.count());
         assert_eq!(left, 0, "{name}");
@@ -159,15 +124,8 @@ async fn a_url_is_fetched_and_a_missing_one_is_told() {
             let mut request = [0; 1024];
             let count = stream.read(&mut request).unwrap();
             let found = request[..count].starts_with(b"GET /disk.img ");
-            let (status, body) = if found {
-                ("200 OK", &body[..])
-            } else {
-                ("404 None", &b""[..])
-            };
-            let head = format!(
-                "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-                body.len()
-            );
+            let (status, body) = if found { ("200 OK", &body[..]) } else { ("404 None", &b""[..]) };
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).unwrap();
             stream.write_all(body).unwrap();
         }
@@ -176,10 +134,7 @@ async fn a_url_is_fetched_and_a_missing_one_is_told() {
     let url = format!("http://{address}/disk.img");
     let built = import(&url, &out, None, &Silent).await.unwrap();
     assert!(fs::read(&built.path).unwrap() == bytes);
-    assert_eq!(
-        (built.name.as_str(), built.source.as_str()),
-        ("disk", url.as_str())
-    );
+    assert_eq!((built.name.as_str(), built.source.as_str()), ("disk", url.as_str()));
     let missing = format!("http://{address}/none");
     let error = import(&missing, &out, None, &Silent).await.unwrap_err();
     assert!(matches!(error, ImageError::Fetch { .. }), "{error}");

@@ -34,49 +34,24 @@ impl Guest {
         let console = dir.join("console");
         let _ = fs::remove_file(&console);
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/metadata_once.py");
-        let metadata = format!(
-            "python3 {} {id} {}",
-            script.display(),
-            dir.join("user-data").display()
-        );
+        let metadata = format!("python3 {} {id} {}", script.display(), dir.join("user-data").display());
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args([
-                "-nodefaults",
-                "-no-user-config",
-                "-display",
-                "none",
-                "-M",
-                "q35",
-            ])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-M", "q35"])
             .args(["-accel", "tcg", "-cpu", "max", "-m", "128"])
             .arg("-drive")
-            .arg(format!(
-                "if=none,id=root,format=raw,file={}",
-                disk.display()
-            ))
-            .args([
-                "-device",
-                "virtio-blk-pci,drive=root,serial=vol0123456789abcdef0",
-            ])
+            .arg(format!("if=none,id=root,format=raw,file={}", disk.display()))
+            .args(["-device", "virtio-blk-pci,drive=root,serial=vol0123456789abcdef0"])
             .arg("-netdev")
             .arg(format!(
                 "user,id=net,restrict=on,net=169.254.169.0/24,host=169.254.169.2,\
                  dhcpstart=169.254.169.15,guestfwd=tcp:169.254.169.254:80-cmd:{metadata}"
             ))
-            .args([
-                "-device",
-                "virtio-net-pci,netdev=net,romfile=",
-                "-device",
-                "virtio-rng-pci",
-            ])
+            .args(["-device", "virtio-net-pci,netdev=net,romfile=", "-device", "virtio-rng-pci"])
             .arg("-serial")
             .arg(format!("file:{}", console.display()))
             .arg("-qmp")
-            .arg(format!(
-                "unix:{},server=on,wait=off",
-                dir.join("qmp").display()
-            ))
+            .arg(format!("unix:{},server=on,wait=off", dir.join("qmp").display()))
             .stdin(Stdio::null());
         if direct {
             let boot = &image.boot;
@@ -87,10 +62,7 @@ impl Guest {
                 .arg(boot.initrd.as_ref().unwrap())
                 .args(["-append", boot.cmdline.as_ref().unwrap()]);
         }
-        Self {
-            qemu: command.spawn().unwrap(),
-            dir: dir.to_owned(),
-        }
+        Self { qemu: command.spawn().unwrap(), dir: dir.to_owned() }
     }
 
     /// Waits for the system to be up and returns what the console said.
@@ -102,10 +74,7 @@ impl Guest {
             if text.contains("tiny: up") {
                 return text;
             }
-            assert!(
-                self.qemu.try_wait().unwrap().is_none(),
-                "QEMU ended: {text}"
-            );
+            assert!(self.qemu.try_wait().unwrap().is_none(), "QEMU ended: {text}");
             assert!(Instant::now() < deadline, "not up in time: {text}");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -114,15 +83,10 @@ impl Guest {
     /// Presses the power button and waits for the guest to turn itself off.
     fn power_off(mut self) {
         let mut stream = UnixStream::connect(self.dir.join("qmp")).unwrap();
-        stream
-            .write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"system_powerdown\"}")
-            .unwrap();
+        stream.write_all(b"{\"execute\":\"qmp_capabilities\"}{\"execute\":\"system_powerdown\"}").unwrap();
         stream.set_read_timeout(Some(BOOT_DEADLINE)).unwrap();
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-        assert!(
-            lines.any(|line| line.contains("\"SHUTDOWN\"")),
-            "no shutdown"
-        );
+        assert!(lines.any(|line| line.contains("\"SHUTDOWN\"")), "no shutdown");
         assert!(self.qemu.wait().unwrap().success());
     }
 }
@@ -158,69 +122,35 @@ fn an_instance_gets_its_identity_once_and_powers_off() {
     let image = build_tiny(&target, &Silent).unwrap();
     assert!(image.size_bytes < 64 << 20);
     let again = build_tiny(&target, &Silent).unwrap();
-    assert_eq!(
-        image.sha256, again.sha256,
-        "the same packages give the same bytes"
-    );
+    assert_eq!(image.sha256, again.sha256, "the same packages give the same bytes");
 
     fs::write(dir.join("user-data"), USER_DATA).unwrap();
     let disk = dir.join("disk");
     fs::copy(&image.path, &disk).unwrap();
-    fs::OpenOptions::new()
-        .write(true)
-        .open(&disk)
-        .unwrap()
-        .set_len(1 << 30)
-        .unwrap();
+    fs::OpenOptions::new().write(true).open(&disk).unwrap().set_len(1 << 30).unwrap();
 
     let mut guest = Guest::boot(&image, dir, &disk, "i-0000000000000000a", true);
     let first = guest.console_when_up();
     let host_key = line_after(&first, "SHA256:");
-    assert_eq!(
-        line_after(&first, "user-data: host"),
-        "ip-10-0-0-7.ec2.internal"
-    );
+    assert_eq!(line_after(&first, "user-data: host"), "ip-10-0-0-7.ec2.internal");
     let root_mib: u64 = line_after(&first, "user-data: root-mib").parse().unwrap();
-    assert!(
-        root_mib > 900,
-        "root file system grew to {root_mib} MiB only"
-    );
+    assert!(root_mib > 900, "root file system grew to {root_mib} MiB only");
     assert_eq!(line_after(&first, "user-data: keys"), "1 root:600");
     assert_eq!(line_after(&first, "user-data: user"), "1000");
-    assert_eq!(
-        line_after(&first, "user-data: disk"),
-        "virtio-vol0123456789abcdef0"
-    );
+    assert_eq!(line_after(&first, "user-data: disk"), "virtio-vol0123456789abcdef0");
     assert!(!first.contains("missing "), "{first}");
-    assert!(
-        first.contains("tiny: user data ended with status 0"),
-        "{first}"
-    );
+    assert!(first.contains("tiny: user data ended with status 0"), "{first}");
     guest.power_off();
 
     let mut guest = Guest::boot(&image, dir, &disk, "i-0000000000000000a", false);
     let second = guest.console_when_up();
-    assert_eq!(
-        line_after(&second, "SHA256:"),
-        host_key,
-        "the same instance keeps its key"
-    );
-    assert!(
-        !second.contains("user-data:"),
-        "user data ran twice: {second}"
-    );
+    assert_eq!(line_after(&second, "SHA256:"), host_key, "the same instance keeps its key");
+    assert!(!second.contains("user-data:"), "user data ran twice: {second}");
     guest.power_off();
 
     let mut guest = Guest::boot(&image, dir, &disk, "i-0000000000000000b", true);
     let other = guest.console_when_up();
-    assert_ne!(
-        line_after(&other, "SHA256:"),
-        host_key,
-        "a copy is another machine"
-    );
-    assert!(
-        other.contains("user-data:"),
-        "user data of the copy did not run: {other}"
-    );
+    assert_ne!(line_after(&other, "SHA256:"), host_key, "a copy is another machine");
+    assert!(other.contains("user-data:"), "user data of the copy did not run: {other}");
     guest.power_off();
 }
