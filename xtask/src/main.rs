@@ -1,6 +1,8 @@
 //! Tasks of the repository itself, run as `cargo xtask NAME`.
 
 mod codegen;
+mod dependencies;
+mod tidy;
 
 use std::process::ExitCode;
 
@@ -9,6 +11,8 @@ usage: cargo xtask TASK
 
   codegen [--botocore DIR] [--check]   write the AWS wire types from botocore's models;
                                        with --check only say whether they are up to date
+  dependencies                         licences and sources of all dependencies, as deny.toml wants them
+  tidy                                 the rules of this repository that no compiler checks
 ";
 
 fn main() -> ExitCode {
@@ -17,6 +21,8 @@ fn main() -> ExitCode {
     let args: Vec<String> = args.collect();
     let result = match task.as_str() {
         "codegen" => codegen::run(&args),
+        "dependencies" => dependencies::run(&args),
+        "tidy" => tidy::run(&args),
         _ => Err(USAGE.to_owned()),
     };
     match result {
