@@ -1,1 +1,27 @@
-//! Placeholder until its first code arrives.
+//! The one endpoint for all services.
+//!
+//! ```text
+//! connection ─▶ route ─┬─ /healthz /readyz /metrics (unsigned)
+//!                      ├─ S3Front (credential scope `s3`, or nothing that names an action)
+//!                      └─ authenticate ─▶ throttle ─▶ decode ─▶ authorize ─▶ run ─▶ encode
+//! ```
+//! Actions are known only through the registry. A write, its idempotency row and its audit record are one transaction.
+//! Nothing here logs a body, a header or a secret.
+
+mod audit;
+mod authenticate;
+pub mod coverage;
+mod dispatch;
+mod failure;
+mod front;
+mod idempotency;
+mod listener;
+mod metrics;
+mod server;
+mod throttle;
+
+pub use audit::AuditLog;
+pub use front::{NoObjects, OperatorStatus, RequestId, S3Front};
+pub use listener::{BindError, bind};
+pub use server::{ApiServer, Limits, Parts};
+pub use throttle::Rate;

@@ -10,9 +10,7 @@ use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, ErrorClass, Timestamp};
 
 use crate::builtin;
-use crate::evaluation::{
-    Decision, Document, DocumentKind, Keys, Principal, Question, Trust, decide, decide_trust,
-};
+use crate::evaluation::{Decision, Document, DocumentKind, Keys, Principal, Question, Trust, decide, decide_trust};
 use crate::model::{Grants, Group, ManagedPolicy, PolicyDocument, Role, User};
 use crate::names::{Entity, by_id, find};
 use crate::ops::document_hash;
@@ -73,8 +71,7 @@ impl Iam {
 
     /// Whether a role's trust policy lets this service become it.
     pub(crate) async fn trusts_service(&self, role: &Role, service: &str) -> Result<bool, Error> {
-        let source =
-            Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() };
+        let source = Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() };
         let Some(document) = self.document(DocumentKind::Trust, &source).await? else { return Ok(false) };
         let mut keys = Keys::default();
         keys.set_one("aws:CurrentTime", self.now().to_rfc3339_seconds());
@@ -164,13 +161,7 @@ fn standing(txn: &Txn, caller: &Caller) -> Result<Standing, Error> {
     Ok(standing)
 }
 
-fn collect(
-    txn: &Txn,
-    account: AccountId,
-    holder: &str,
-    grants: &Grants,
-    into: &mut Vec<Source>,
-) -> Result<(), Error> {
+fn collect(txn: &Txn, account: AccountId, holder: &str, grants: &Grants, into: &mut Vec<Source>) -> Result<(), Error> {
     for policy in grants.inline.values() {
         into.push(Source::Stored { account, holder: holder.to_owned(), hash: policy.hash.clone() });
     }

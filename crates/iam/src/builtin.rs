@@ -44,10 +44,7 @@ pub const ALL: &[BuiltinPolicy] = &[
             r#"{"Effect":"Allow","Action":["ec2:*Address*","ec2:*DhcpOptions","ec2:*InternetGateway*","ec2:*NetworkInterface*","ec2:*Route*","ec2:*SecurityGroup*","ec2:*Subnet*","ec2:*Vpc*","ec2:CreateTags","ec2:DeleteTags","ec2:DescribeTags","ec2:DescribeAvailabilityZones","ec2:DescribeInstances"],"Resource":"*"}"#
         ),
     },
-    BuiltinPolicy {
-        name: "IAMFullAccess",
-        document: policy!(r#"{"Effect":"Allow","Action":"iam:*","Resource":"*"}"#),
-    },
+    BuiltinPolicy { name: "IAMFullAccess", document: policy!(r#"{"Effect":"Allow","Action":"iam:*","Resource":"*"}"#) },
     BuiltinPolicy {
         name: "IAMReadOnlyAccess",
         document: policy!(r#"{"Effect":"Allow","Action":["iam:Get*","iam:List*"],"Resource":"*"}"#),

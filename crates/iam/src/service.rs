@@ -138,8 +138,8 @@ impl Iam {
             };
         }
         let token = token.ok_or(AuthenticationError::InvalidToken)?;
-        let claims = session::open(&**self.0.store.keys(), access_key_id, token)
-            .ok_or(AuthenticationError::InvalidToken)?;
+        let claims =
+            session::open(&**self.0.store.keys(), access_key_id, token).ok_or(AuthenticationError::InvalidToken)?;
         if self.0.clock.now() >= claims.expires_at {
             return Err(AuthenticationError::ExpiredToken);
         }
@@ -153,15 +153,19 @@ impl Iam {
         }
     }
 
+    /// Whether [`Iam::record_use`] would have nothing to do.
+    pub fn use_is_recorded(&self, access_key_id: &str) -> bool {
+        let recorded = |at| self.0.clock.now().since(at) < USE_GRANULARITY;
+        access_key_id.starts_with(SESSION_KEY_PREFIX)
+            || self.0.used.get(&access_key_id.to_owned()).is_some_and(recorded)
+    }
+
     /// Records that a long-lived key was used, once an hour at most. Failure to do so fails nothing else.
     pub async fn record_use(&self, access_key_id: &str, service: &str, region: &str) {
-        if access_key_id.starts_with(SESSION_KEY_PREFIX) {
+        if self.use_is_recorded(access_key_id) {
             return;
         }
         let (id, now) = (access_key_id.to_owned(), self.0.clock.now());
-        if self.0.used.get(&id).is_some_and(|at| now.since(at) < USE_GRANULARITY) {
-            return;
-        }
         self.0.used.insert(id.clone(), now);
         let recorded = self
             .0

@@ -33,7 +33,9 @@ pub enum SignatureError {
     /// Signed too far in the future.
     #[error("{0}")]
     NotYet(String),
-    #[error("The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details.")]
+    #[error(
+        "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method. Consult the service documentation for details."
+    )]
     Mismatch,
 }
 
@@ -111,7 +113,9 @@ impl Presented {
             }
         }
         let need = |value: Option<&str>, name: &str| {
-            value.map(str::to_owned).ok_or_else(|| malformed(format!("Authorization header requires '{name}' parameter.")))
+            value
+                .map(str::to_owned)
+                .ok_or_else(|| malformed(format!("Authorization header requires '{name}' parameter.")))
         };
         let (access_key_id, scope) = credential_scope(&need(credential, "Credential")?)?;
         Ok(Self {
@@ -133,7 +137,9 @@ impl Presented {
                 (value, None) => Ok(value),
             }
         };
-        let need = |name: &str| get(name)?.ok_or_else(|| malformed(format!("AWS query-string parameters must include '{name}'.")));
+        let need = |name: &str| {
+            get(name)?.ok_or_else(|| malformed(format!("AWS query-string parameters must include '{name}'.")))
+        };
         if need("X-Amz-Algorithm")? != ALGORITHM {
             return Err(malformed("X-Amz-Algorithm must be AWS4-HMAC-SHA256"));
         }
@@ -404,14 +410,13 @@ fn credential_scope(credential: &str) -> Result<(String, Scope), SignatureError>
     let parts: Vec<&str> = credential.split('/').collect();
     match parts.as_slice() {
         [key, date, region, service, TERMINATOR] if !key.is_empty() && date.len() == 8 && date.is_ascii() => {
-            let scope = Scope {
-                date: (*date).to_owned(),
-                region: (*region).to_owned(),
-                service: (*service).to_owned(),
-            };
+            let scope =
+                Scope { date: (*date).to_owned(), region: (*region).to_owned(), service: (*service).to_owned() };
             Ok(((*key).to_owned(), scope))
         }
-        _ => Err(malformed("Credential must have exactly 5 slash-delimited elements: key/date/region/service/aws4_request")),
+        _ => Err(malformed(
+            "Credential must have exactly 5 slash-delimited elements: key/date/region/service/aws4_request",
+        )),
     }
 }
 
@@ -420,7 +425,11 @@ fn signed_headers(text: &str) -> Result<Vec<String>, SignatureError> {
     let well_formed = names.len() <= MOST_SIGNED_HEADERS
         && names.iter().all(|name| !name.is_empty() && !name.bytes().any(|b| b.is_ascii_uppercase()));
     let ascending = names.windows(2).all(|pair| pair[0] < pair[1]);
-    if well_formed && ascending { Ok(names) } else { Err(malformed("SignedHeaders must be sorted, lower-case and unique")) }
+    if well_formed && ascending {
+        Ok(names)
+    } else {
+        Err(malformed("SignedHeaders must be sorted, lower-case and unique"))
+    }
 }
 
 fn signature_text(text: String) -> Result<String, SignatureError> {

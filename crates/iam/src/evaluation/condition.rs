@@ -28,7 +28,10 @@ pub(super) struct Condition {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Test {
-    Text { values: Vec<Pattern>, fold_case: bool },
+    Text {
+        values: Vec<Pattern>,
+        fold_case: bool,
+    },
     Arn(Vec<ArnPattern>),
     Number(Comparison, Vec<f64>),
     Date(Comparison, Vec<Timestamp>),
@@ -178,7 +181,10 @@ fn comparison(name: &str) -> Option<(&str, Comparison, bool)> {
 }
 
 fn each<T>(texts: &[String], noun: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Option<String>> {
-    texts.iter().map(|text| parse(text).ok_or_else(|| Some(format!("'{text}' in a Condition is not a {noun}")))).collect()
+    texts
+        .iter()
+        .map(|text| parse(text).ok_or_else(|| Some(format!("'{text}' in a Condition is not a {noun}"))))
+        .collect()
 }
 
 fn boolean(text: &str) -> Option<bool> {

@@ -1,7 +1,7 @@
 //! From documents and a question to a decision.
 
-use super::document::{Document, Effect, Named, Statement};
 use super::Keys;
+use super::document::{Document, Effect, Named, Statement};
 use terroir_types::AccountId;
 
 /// May this action be done on this resource?

@@ -168,7 +168,9 @@ fn set<T>(place: &mut Option<T>, value: T) -> Result<(), Malformed> {
 fn sid(value: &Json, sids: &mut Vec<String>) -> Result<(), Malformed> {
     let Json::Text(sid) = value else { return malformed("Syntax errors in policy.") };
     if !sid.bytes().all(|b| b.is_ascii_alphanumeric()) {
-        return malformed("Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular expression [0-9A-Za-z]*");
+        return malformed(
+            "Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular expression [0-9A-Za-z]*",
+        );
     }
     if !sid.is_empty() && sids.contains(sid) {
         return malformed("Statement IDs (SID) in a single policy must be unique.");
@@ -181,7 +183,9 @@ fn sid(value: &Json, sids: &mut Vec<String>) -> Result<(), Malformed> {
 fn texts(json: &Json) -> Result<Vec<&str>, Malformed> {
     let list = match json {
         Json::Text(text) => Some(vec![text.as_str()]),
-        Json::List(list) => list.iter().map(|item| if let Json::Text(text) = item { Some(text.as_str()) } else { None }).collect(),
+        Json::List(list) => {
+            list.iter().map(|item| if let Json::Text(text) = item { Some(text.as_str()) } else { None }).collect()
+        }
         _ => None,
     };
     match list {

@@ -10,7 +10,10 @@ enum Piece {
     /// `*`
     Any,
     /// `${name}` or `${name, 'default'}`; the name is in lower case.
-    Variable { name: String, default: Option<String> },
+    Variable {
+        name: String,
+        default: Option<String>,
+    },
 }
 
 /// What the characters `*`, `?` and `${` mean in a text.
@@ -154,6 +157,7 @@ impl ArnPattern {
             return whole.matches(arn, keys, false);
         }
         let parts: Vec<&str> = arn.splitn(6, ':').collect();
-        parts.len() == self.0.len() && self.0.iter().zip(parts).all(|(pattern, part)| pattern.matches(part, keys, false))
+        parts.len() == self.0.len()
+            && self.0.iter().zip(parts).all(|(pattern, part)| pattern.matches(part, keys, false))
     }
 }

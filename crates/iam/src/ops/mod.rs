@@ -11,8 +11,8 @@ pub use account::{NewAccount, account, create_account, list_accounts};
 pub use group::{add_user_to_group, create_group, delete_group, group_members, remove_user_from_group};
 pub use keys::{KeyOwner, create_access_key, delete_access_key, list_access_keys, set_access_key_active};
 pub use policy::{
-    Holder, attach_policy, create_policy, delete_inline_policy, delete_policy, detach_policy, find_policy,
-    AttachablePolicy, document_hash, policy_by_id, put_inline_policy, read_document, unknown_inline,
+    AttachablePolicy, Holder, attach_policy, create_policy, delete_inline_policy, delete_policy, detach_policy,
+    document_hash, find_policy, policy_by_id, put_inline_policy, read_document, unknown_inline,
 };
 pub use role::{
     NewRole, add_role_to_profile, create_instance_profile, create_role, delete_instance_profile, delete_role,

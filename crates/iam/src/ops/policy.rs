@@ -6,9 +6,7 @@ use terroir_types::{AccountId, Arn, Error, IdSource, Timestamp};
 use super::{About, delete_conflict};
 use crate::builtin::{self, BuiltinPolicy};
 use crate::evaluation::{Document, DocumentKind};
-use crate::model::{
-    Grants, Group, InlinePolicy, ManagedPolicy, PolicyDocument, PolicyDocumentTenant, Role, User,
-};
+use crate::model::{Grants, Group, InlinePolicy, ManagedPolicy, PolicyDocument, PolicyDocumentTenant, Role, User};
 use crate::names::{Entity, by_id, check_name, exceeds, find, insert, remove, unique_id};
 
 /// A user, group or role by name: what policies are attached to.
@@ -164,12 +162,7 @@ pub(super) fn check_document(text: &str, kind: DocumentKind) -> Result<(), Error
     Ok(())
 }
 
-pub(super) fn put_document(
-    txn: &mut Txn,
-    account: AccountId,
-    holder_id: &str,
-    text: &str,
-) -> Result<String, Error> {
+pub(super) fn put_document(txn: &mut Txn, account: AccountId, holder_id: &str, text: &str) -> Result<String, Error> {
     let hash = document_hash(text);
     let record = PolicyDocument { account, tenant: PolicyDocumentTenant { text: text.to_owned() } };
     txn.put(&PolicyDocument::key(account, holder_id, &hash), &record)?;
@@ -203,8 +196,7 @@ pub fn put_inline_policy(
     let total: u64 = grants.inline.values().map(|policy| u64::from(policy.size)).sum();
     let limit = holder.inline_limit();
     if total > u64::from(limit) {
-        let message =
-            format!("Maximum policy size of {limit} bytes exceeded for {} {}", holder.noun(), holder.name());
+        let message = format!("Maximum policy size of {limit} bytes exceeded for {} {}", holder.noun(), holder.name());
         return Err(Error::limit("LimitExceeded", message));
     }
     if let Some(before) = before {

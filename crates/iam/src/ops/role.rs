@@ -45,7 +45,9 @@ fn session_limit(secs: Option<i32>) -> Result<u32, Error> {
         Ok(secs) if (DEFAULT_SESSION_SECS..=LONGEST_SESSION_SECS).contains(&secs) => Ok(secs),
         _ => Err(Error::invalid(
             "ValidationError",
-            format!("1 validation error detected: Value '{secs}' at 'maxSessionDuration' failed to satisfy constraint: Member must have value between {DEFAULT_SESSION_SECS} and {LONGEST_SESSION_SECS}"),
+            format!(
+                "1 validation error detected: Value '{secs}' at 'maxSessionDuration' failed to satisfy constraint: Member must have value between {DEFAULT_SESSION_SECS} and {LONGEST_SESSION_SECS}"
+            ),
         )),
     }
 }

@@ -1,0 +1,1 @@
+//! A check that no action can be used without permission.

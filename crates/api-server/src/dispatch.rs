@@ -1,0 +1,321 @@
+//! One action from its bytes to its answer.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Method, Response, StatusCode, request};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::sync::Arc;
+use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Reply, Target};
+use terroir_aws_model::{ActionStatus, Params, Service};
+use terroir_iam::RequestFacts;
+use terroir_iam::sigv4::{self, Presented};
+use terroir_store::Txn;
+use terroir_types::{AccountId, Error, ErrorClass, Timestamp};
+
+use crate::ApiServer;
+use crate::audit;
+use crate::failure::{Failure, xml_response};
+use crate::idempotency::Token;
+use crate::server::Trace;
+
+/// A request whose sender is known and whose parameters are read.
+struct Admitted {
+    caller: Caller,
+    entry: Arc<dyn Entry>,
+    call: Box<dyn Call>,
+    targets: Vec<Target>,
+}
+
+/// What a request is answered from.
+struct Arrival<'a> {
+    service: Service,
+    facts: &'a RequestFacts,
+    request_id: &'a str,
+    /// Name and value of every parameter as sent, in order of names.
+    pairs: Vec<(String, String)>,
+    params: Params,
+}
+
+impl ApiServer {
+    /// Answers a request for an action.
+    pub(crate) async fn action(
+        &self,
+        parts: &request::Parts,
+        body: Body,
+        facts: &RequestFacts,
+        request_id: &str,
+    ) -> (Response<Body>, Trace) {
+        let presented = Presented::read(parts);
+        let service = service_of(presented.as_ref().ok(), parts);
+        let mut trace = Trace { service: service.signing_name(), action: "-", account: None, code: "OK".to_owned() };
+        let answer = async {
+            if !self.may_fail(facts) {
+                return Err(Failure::throttled(service));
+            }
+            let body = self.read_body(service, parts, body).await?;
+            let presented = presented.map_err(|error| Failure::of_signature(service, &error));
+            let presented = presented.inspect_err(|_| self.count_failure(facts))?;
+            let arrival = arrival(service, parts, &body, facts, request_id)?;
+            self.admit_and_run(&arrival, &presented, parts, &body, &mut trace).await
+        };
+        let response = match Box::pin(answer).await {
+            Ok(reply) => xml_response(StatusCode::OK, reply.body, request_id),
+            Err(failure) => {
+                trace.code.clone_from(&failure.code);
+                failure.into_response(service, request_id)
+            }
+        };
+        (response, trace)
+    }
+
+    async fn read_body(&self, service: Service, parts: &request::Parts, body: Body) -> Result<Bytes, Failure> {
+        if !matches!(parts.method, Method::GET | Method::POST) {
+            let error = Error::invalid("InvalidRequest", format!("The method {} is not supported.", parts.method));
+            return Err(Failure { status: StatusCode::METHOD_NOT_ALLOWED, ..Failure::of(service, &error) });
+        }
+        let limits = self.limits();
+        let read = tokio::time::timeout(limits.body_deadline, Limited::new(body, limits.body_bytes).collect()).await;
+        match read {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                let message = format!("The request has more than {} bytes.", limits.body_bytes);
+                let error = Error::invalid("RequestEntityTooLarge", message);
+                Err(Failure { status: StatusCode::PAYLOAD_TOO_LARGE, ..Failure::of(service, &error) })
+            }
+            Ok(Err(_)) => {
+                Err(Failure::of(service, &Error::invalid("IncompleteBody", "The request ended before its body.")))
+            }
+            Err(_) => {
+                let error = Error::invalid("RequestTimeout", "The request took too long to arrive.");
+                Err(Failure { status: StatusCode::REQUEST_TIMEOUT, ..Failure::of(service, &error) })
+            }
+        }
+    }
+
+    async fn admit_and_run(
+        &self,
+        arrival: &Arrival<'_>,
+        presented: &Presented,
+        parts: &request::Parts,
+        body: &Bytes,
+        trace: &mut Trace,
+    ) -> Result<Reply, Failure> {
+        let (service, facts) = (arrival.service, arrival.facts);
+        let fail = |error: &Error| self.failure(service, arrival.request_id, error);
+        let mut txn = self.0.parts.store.read().await.map_err(|error| fail(&error.into()))?;
+        let hash = sigv4::payload_hash(body);
+        let caller = self
+            .0
+            .authenticator
+            .check(&txn, service, presented, parts, &hash, facts.now)
+            .inspect_err(|_| self.count_failure(facts))?;
+        trace.account = Some(caller.account);
+        if !self.0.accounts.take(&caller.account, facts.now) {
+            return Err(Failure::throttled(service));
+        }
+        self.note_use(presented);
+        let entry = self.entry(service, &arrival.params).map_err(|error| fail(&error))?;
+        trace.action = entry.name();
+        let call = entry.decode(&arrival.params).map_err(|error| fail(&error))?;
+        let targets = call
+            .targets(&self.context(&mut txn, &caller, facts.now, arrival.request_id))
+            .map_err(|error| fail(&error))?;
+        self.0.parts.iam.authorize(&caller, &targets, facts).await.map_err(|error| fail(&error))?;
+        let admitted = Admitted { caller, entry, call, targets };
+        self.run(arrival, &admitted, txn).await.map_err(|error| fail(&error))
+    }
+
+    fn failure(&self, service: Service, request_id: &str, error: &Error) -> Failure {
+        if matches!(error.class(), ErrorClass::Internal | ErrorClass::Unavailable) {
+            tracing::error!(request_id, code = error.code(), detail = error.internal_detail(), "a request failed");
+        }
+        Failure::of(service, error)
+    }
+
+    fn note_use(&self, presented: &Presented) {
+        let iam = &self.0.parts.iam;
+        if !iam.use_is_recorded(&presented.access_key_id) {
+            let (iam, key, scope) = (iam.clone(), presented.access_key_id.clone(), presented.scope.clone());
+            tokio::spawn(async move { iam.record_use(&key, &scope.service, &scope.region).await });
+        }
+    }
+
+    /// Errors: `InvalidAction`, `UnsupportedOperation`.
+    fn entry(&self, service: Service, params: &Params) -> Result<Arc<dyn Entry>, Error> {
+        let action = params.action().unwrap_or_default();
+        let shown: String = action.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
+        if params.version() != Some(service.api_version()) {
+            let version = params.version().unwrap_or("NO_VERSION_SPECIFIED");
+            let version: String = version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
+            let message = format!("Could not find operation {shown} for version {version}");
+            return Err(Error::invalid("InvalidAction", message));
+        }
+        if let Some(entry) = self.0.parts.registry.find(service, action) {
+            return Ok(Arc::clone(entry));
+        }
+        match service.action_status(action) {
+            ActionStatus::Unknown => {
+                let message = format!("The action {shown} is not valid for this web service.");
+                Err(Error::invalid("InvalidAction", message))
+            }
+            ActionStatus::Implemented | ActionStatus::Unimplemented => Err(Error::new(
+                ErrorClass::Unsupported,
+                "UnsupportedOperation",
+                format!("The operation {shown} is not available in this cloud."),
+            )),
+        }
+    }
+
+    fn context<'a>(&'a self, txn: &'a mut Txn, caller: &'a Caller, now: Timestamp, request_id: &'a str) -> Context<'a> {
+        let parts = &self.0.parts;
+        Context { txn, caller, now, ids: &*parts.ids, region: &parts.region, request_id }
+    }
+
+    async fn run(&self, arrival: &Arrival<'_>, admitted: &Admitted, mut txn: Txn) -> Result<Reply, Error> {
+        let Admitted { caller, entry, call, .. } = admitted;
+        let (now, request_id) = (arrival.facts.now, arrival.request_id);
+        if call.is_live() {
+            return self.run_live(arrival, admitted).await;
+        }
+        let prefetch = call.prefetch(&self.context(&mut txn, caller, now, request_id))?;
+        if call.dry_run() {
+            // Everything is checked that running it checks; the error keeps the transaction from being committed.
+            let dry = |txn: &mut Txn| {
+                call.run(&mut self.context(txn, caller, now, request_id))?;
+                Err::<Reply, _>(dry_run())
+            };
+            return Ok(self.0.parts.store.transact(&prefetch, dry).await?.0);
+        }
+        match entry.access() {
+            Access::Read => {
+                if !prefetch.is_empty() {
+                    txn = self.0.parts.store.read_with(&prefetch).await?;
+                }
+                call.run(&mut self.context(&mut txn, caller, now, request_id))
+            }
+            Access::Write => {
+                let token = self.token(arrival, admitted, &txn)?;
+                drop(txn);
+                self.write(arrival, admitted, prefetch, token.as_ref()).await
+            }
+        }
+    }
+
+    fn token(&self, arrival: &Arrival<'_>, admitted: &Admitted, txn: &Txn) -> Result<Option<Token>, Error> {
+        let token = admitted.call.client_token().filter(|token| !token.is_empty());
+        let account: AccountId = admitted.caller.account;
+        token
+            .map(|token| Token::new(txn, account, arrival.service, admitted.entry.name(), token, &arrival.pairs))
+            .transpose()
+    }
+
+    /// The change, its answer for a repeat, and its audit record: one transaction.
+    async fn write(
+        &self,
+        arrival: &Arrival<'_>,
+        admitted: &Admitted,
+        mut prefetch: Vec<terroir_store::Key>,
+        token: Option<&Token>,
+    ) -> Result<Reply, Error> {
+        prefetch.extend(token.map(|token| token.key.clone()));
+        let audit = self.0.parts.audit_log.is_some().then(|| audit_record(arrival, admitted));
+        let change = |txn: &mut Txn| {
+            let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
+            if let Some(token) = token {
+                if let Some(reply) = token.replay(&*admitted.call, &mut cx)? {
+                    return Ok(reply);
+                }
+                let reply = admitted.call.run(&mut cx)?;
+                token.keep(&mut cx, &reply)?;
+                put_audit(cx.txn, audit.as_ref());
+                return Ok(reply);
+            }
+            let reply = admitted.call.run(&mut cx)?;
+            put_audit(cx.txn, audit.as_ref());
+            Ok(reply)
+        };
+        Ok(self.0.parts.store.transact(&prefetch, change).await?.0)
+    }
+
+    async fn run_live(&self, arrival: &Arrival<'_>, admitted: &Admitted) -> Result<Reply, Error> {
+        if admitted.call.dry_run() {
+            return Err(dry_run());
+        }
+        let parts = &self.0.parts;
+        let cx = LiveContext {
+            store: &parts.store,
+            caller: &admitted.caller,
+            clock: &parts.clock,
+            ids: &*parts.ids,
+            region: &parts.region,
+            request_id: arrival.request_id,
+        };
+        let reply = admitted.call.run_live(cx).await?;
+        if admitted.entry.access() == Access::Write && parts.audit_log.is_some() {
+            let record = audit_record(arrival, admitted);
+            parts
+                .store
+                .transact(&[], |txn| {
+                    put_audit(txn, Some(&record));
+                    Ok(())
+                })
+                .await?;
+        }
+        Ok(reply)
+    }
+}
+
+fn audit_record(arrival: &Arrival<'_>, admitted: &Admitted) -> Vec<u8> {
+    let name = (arrival.service.signing_name(), admitted.entry.name());
+    let facts = arrival.facts;
+    audit::record(&admitted.caller, facts, arrival.request_id, name, &admitted.targets, facts.now)
+}
+
+fn put_audit(txn: &mut Txn, record: Option<&Vec<u8>>) {
+    if let Some(record) = record {
+        txn.outbox(audit::STREAM, record.clone());
+    }
+}
+
+fn dry_run() -> Error {
+    let message = "Request would have succeeded, but DryRun flag is set.";
+    Error::new(ErrorClass::DryRun, "DryRunOperation", message)
+}
+
+/// The service of the credential scope; of an unsigned request, of the API version that it names.
+fn service_of(presented: Option<&Presented>, parts: &request::Parts) -> Service {
+    if let Some(service) = presented.and_then(|presented| Service::from_signing_name(&presented.scope.service)) {
+        return service;
+    }
+    let query = parts.uri.query().unwrap_or_default();
+    let version = query.split('&').find_map(|pair| pair.strip_prefix("Version="));
+    Service::ALL.into_iter().find(|service| version == Some(service.api_version())).unwrap_or(Service::Ec2)
+}
+
+fn arrival<'a>(
+    service: Service,
+    parts: &request::Parts,
+    body: &'a Bytes,
+    facts: &'a RequestFacts,
+    request_id: &'a str,
+) -> Result<Arrival<'a>, Failure> {
+    let query = parts.uri.query().unwrap_or_default();
+    let read = || -> Result<(Params, Vec<(String, String)>), Error> {
+        let params = Params::parse(query, body).map_err(|error| error.into_error(service))?;
+        let text = std::str::from_utf8(body).map_err(|_| not_utf8())?;
+        let pairs = query.split('&').chain(text.split('&')).filter(|pair| !pair.is_empty());
+        let split = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_owned(), value.to_owned())
+        };
+        let mut pairs: Vec<_> = pairs.map(split).collect();
+        pairs.sort();
+        Ok((params, pairs))
+    };
+    let (params, pairs) = read().map_err(|error| Failure::of(service, &error))?;
+    Ok(Arrival { service, facts, request_id, pairs, params })
+}
+
+fn not_utf8() -> Error {
+    Error::invalid("MalformedQueryString", "The request is not UTF-8.")
+}

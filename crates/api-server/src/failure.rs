@@ -1,0 +1,130 @@
+//! From errors to what a client sees, per service.
+
+use axum::body::Body;
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use terroir_aws_model::{Service, encode_error};
+use terroir_iam::AuthenticationError;
+use terroir_iam::sigv4::SignatureError;
+use terroir_types::{Error, ErrorClass};
+
+pub(crate) const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-amzn-requestid");
+
+/// Status, code and message of a refused request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub status: StatusCode,
+    pub code: String,
+    pub message: String,
+}
+
+impl Failure {
+    fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        Self { status, code: code.to_owned(), message: message.into() }
+    }
+
+    /// A domain's error under the service's own codes.
+    pub(crate) fn of(service: Service, error: &Error) -> Self {
+        let (code, message) = match (error.class(), service) {
+            (ErrorClass::Denied, Service::Ec2) if error.code() == "AccessDenied" => (
+                "UnauthorizedOperation",
+                format!("You are not authorized to perform this operation. {}", error.message()),
+            ),
+            (ErrorClass::Internal, Service::Iam) => ("ServiceFailure", error.message().to_owned()),
+            (ErrorClass::Internal, Service::Sts) => ("InternalFailure", error.message().to_owned()),
+            (ErrorClass::Unavailable, Service::Iam | Service::Sts) if error.code() == "Unavailable" => {
+                ("ServiceUnavailable", error.message().to_owned())
+            }
+            _ => (error.code(), error.message().to_owned()),
+        };
+        Self { status: status(service, error.class()), code: code.to_owned(), message }
+    }
+
+    pub(crate) fn of_signature(service: Service, error: &SignatureError) -> Self {
+        let text = error.to_string();
+        match (error, service) {
+            (SignatureError::Missing, _) => Self::new(
+                StatusCode::FORBIDDEN,
+                "MissingAuthenticationToken",
+                "Request is missing Authentication Token",
+            ),
+            (SignatureError::Malformed(_), Service::Ec2) => {
+                Self::new(StatusCode::BAD_REQUEST, "IncompleteSignature", text)
+            }
+            (SignatureError::Malformed(_), _) => Self::new(StatusCode::FORBIDDEN, "IncompleteSignature", text),
+            (SignatureError::Expired(_) | SignatureError::NotYet(_), Service::Ec2) => {
+                Self::new(StatusCode::BAD_REQUEST, "RequestExpired", format!("Request has expired. {text}"))
+            }
+            (SignatureError::Scope(_) | SignatureError::Mismatch, Service::Ec2) => Self::auth_failure(),
+            (_, _) => Self::new(StatusCode::FORBIDDEN, "SignatureDoesNotMatch", text),
+        }
+    }
+
+    pub(crate) fn of_authentication(service: Service, error: &AuthenticationError) -> Self {
+        match (error, service) {
+            (AuthenticationError::Failed(error), _) => Self::of(service, error),
+            (AuthenticationError::ExpiredToken, Service::Ec2) => {
+                Self::new(StatusCode::BAD_REQUEST, "RequestExpired", "Request has expired.")
+            }
+            (_, Service::Ec2) => Self::auth_failure(),
+            (AuthenticationError::ExpiredToken, _) => {
+                Self::new(StatusCode::FORBIDDEN, "ExpiredToken", error.to_string())
+            }
+            (_, _) => Self::new(StatusCode::FORBIDDEN, "InvalidClientTokenId", error.to_string()),
+        }
+    }
+
+    fn auth_failure() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "AuthFailure",
+            "AWS was not able to validate the provided access credentials",
+        )
+    }
+
+    pub(crate) fn throttled(service: Service) -> Self {
+        match service {
+            Service::Ec2 => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "RequestLimitExceeded", "Request limit exceeded.")
+            }
+            Service::Iam | Service::Sts => Self::new(StatusCode::BAD_REQUEST, "Throttling", "Rate exceeded"),
+        }
+    }
+
+    pub(crate) fn into_response(self, service: Service, request_id: &str) -> Response<Body> {
+        let body = encode_error(service, &self.code, &self.message, request_id);
+        xml_response(self.status, body, request_id)
+    }
+}
+
+/// EC2 answers nearly everything with 400; IAM and STS tell more.
+fn status(service: Service, class: ErrorClass) -> StatusCode {
+    let is_ec2 = service == Service::Ec2;
+    match class {
+        ErrorClass::Internal | ErrorClass::Capacity => StatusCode::INTERNAL_SERVER_ERROR,
+        ErrorClass::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorClass::Throttled if is_ec2 => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorClass::DryRun => StatusCode::PRECONDITION_FAILED,
+        ErrorClass::Denied => StatusCode::FORBIDDEN,
+        ErrorClass::Unauthenticated if is_ec2 => StatusCode::UNAUTHORIZED,
+        ErrorClass::Unauthenticated => StatusCode::FORBIDDEN,
+        ErrorClass::NotFound if !is_ec2 => StatusCode::NOT_FOUND,
+        ErrorClass::Conflict | ErrorClass::Limit if !is_ec2 => StatusCode::CONFLICT,
+        ErrorClass::Invalid
+        | ErrorClass::NotFound
+        | ErrorClass::Conflict
+        | ErrorClass::Limit
+        | ErrorClass::Throttled
+        | ErrorClass::Unsupported => StatusCode::BAD_REQUEST,
+    }
+}
+
+pub(crate) fn xml_response(status: StatusCode, body: String, request_id: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/xml;charset=UTF-8"));
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID_HEADER, value);
+    }
+    response
+}

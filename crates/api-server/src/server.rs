@@ -1,0 +1,304 @@
+use axum::body::Body;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use terroir_action::{Region, Registry};
+use terroir_iam::sigv4::Presented;
+use terroir_iam::{Iam, RequestFacts};
+use terroir_store::Store;
+use terroir_types::{AccountId, Clock, Error, IdSource};
+
+use crate::audit::AuditLog;
+use crate::authenticate::Authenticator;
+use crate::failure::REQUEST_ID_HEADER;
+use crate::front::{OperatorStatus, RequestId, S3Front};
+use crate::idempotency;
+use crate::metrics::Metrics;
+use crate::throttle::{Rate, Throttle};
+
+/// Bounds that protect the server from its clients and clients from each other.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at a time; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Bytes of the body of an action's request.
+    pub body_bytes: usize,
+    /// How long a client may take to send that body.
+    pub body_deadline: Duration,
+    /// Actions per account.
+    pub actions: Rate,
+    /// Object requests per account.
+    pub objects: Rate,
+    /// Requests per address that fail to authenticate.
+    pub failures: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4096,
+            body_bytes: 1 << 20,
+            body_deadline: Duration::from_secs(30),
+            actions: Rate { per_second: 2_000, burst: 4_000 },
+            objects: Rate { per_second: 10_000, burst: 20_000 },
+            failures: Rate { per_second: 50, burst: 500 },
+        }
+    }
+}
+
+/// What a server is made of.
+pub struct Parts {
+    pub store: Store,
+    pub iam: Iam,
+    pub registry: Registry,
+    pub region: Arc<Region>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    pub objects: Arc<dyn S3Front>,
+    pub status: Arc<dyn OperatorStatus>,
+    pub limits: Limits,
+    /// The file that audit records are shipped to; none: none are written.
+    pub audit_log: Option<PathBuf>,
+}
+
+/// The endpoint. A cheap handle.
+#[derive(Clone)]
+pub struct ApiServer(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub parts: Parts,
+    pub authenticator: Authenticator,
+    pub metrics: Metrics,
+    pub accounts: Throttle<AccountId>,
+    objects: Throttle<AccountId>,
+    pub failures: Throttle<std::net::IpAddr>,
+}
+
+/// How often what is due is looked for: audit records to ship, idempotency rows to delete.
+const SHIP_EVERY: Duration = Duration::from_secs(1);
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+const S3_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
+
+/// What is known of a request when it is answered, for the log and the metrics.
+pub(crate) struct Trace {
+    pub service: &'static str,
+    pub action: &'static str,
+    pub account: Option<AccountId>,
+    pub code: String,
+}
+
+impl ApiServer {
+    pub fn new(parts: Parts) -> Self {
+        let authenticator = Authenticator::new(parts.iam.clone(), parts.region.name.clone());
+        let limits = &parts.limits;
+        Self(Arc::new(Inner {
+            authenticator,
+            metrics: Metrics::default(),
+            accounts: Throttle::new(limits.actions),
+            objects: Throttle::new(limits.objects),
+            failures: Throttle::new(limits.failures),
+            parts,
+        }))
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.parts.limits
+    }
+
+    /// Answers one request; never fails.
+    pub async fn handle(&self, mut request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+        let started = Instant::now();
+        let _in_flight = self.0.metrics.begin();
+        if let Some(response) = self.operator_endpoint(&request, peer) {
+            return response;
+        }
+        let bits = self.0.parts.ids.next_u128();
+        let request_id = uuid::Builder::from_random_bytes(bits.to_le_bytes()).into_uuid().to_string();
+        let facts = self.facts(&request, peer);
+        let (response, trace) = if is_action(&request) {
+            let (parts, body) = request.into_parts();
+            Box::pin(self.action(&parts, body, &facts, &request_id)).await
+        } else {
+            request.extensions_mut().insert(RequestId(request_id.clone()));
+            request.extensions_mut().insert(facts.clone());
+            Box::pin(self.object(request, &facts, &request_id)).await
+        };
+        let took = started.elapsed();
+        self.0.metrics.record(trace.service, trace.action, &trace.code, took);
+        tracing::info!(
+            target: "terroir::access",
+            %request_id,
+            %peer,
+            account = trace.account.map(tracing::field::display),
+            service = trace.service,
+            action = trace.action,
+            code = trace.code,
+            status = response.status().as_u16(),
+            micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        );
+        response
+    }
+
+    fn facts(&self, request: &Request<Body>, peer: SocketAddr) -> RequestFacts {
+        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        RequestFacts {
+            source_ip: Some(peer.ip().to_canonical()),
+            secure: false,
+            now: self.0.parts.clock.now(),
+            region: self.0.parts.region.name.clone(),
+            user_agent: agent.map(str::to_owned),
+        }
+    }
+
+    /// The operator's own endpoints, for unsigned requests only: a bucket may have such a name.
+    fn operator_endpoint(&self, request: &Request<Body>, peer: SocketAddr) -> Option<Response<Body>> {
+        let unsigned = !request.headers().contains_key(header::AUTHORIZATION) && request.uri().query().is_none();
+        if !unsigned || !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return None;
+        }
+        let answer = |status: StatusCode, text: String| {
+            let mut response = Response::new(Body::from(text));
+            *response.status_mut() = status;
+            let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Some(response)
+        };
+        match request.uri().path() {
+            "/healthz" => answer(StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => match self.0.parts.status.ready() {
+                Ok(()) => answer(StatusCode::OK, "ready\n".to_owned()),
+                Err(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+            },
+            "/metrics" if peer.ip().to_canonical().is_loopback() => {
+                let mut text = String::new();
+                self.0.metrics.write(&mut text);
+                text.push_str("# TYPE terroir_store_revision gauge\n");
+                text.push_str(&format!("terroir_store_revision {}\n", self.0.parts.store.stale().revision()));
+                self.0.parts.status.metrics(&mut text);
+                answer(StatusCode::OK, text)
+            }
+            _ => None,
+        }
+    }
+
+    async fn object(&self, request: Request<Body>, facts: &RequestFacts, request_id: &str) -> (Response<Body>, Trace) {
+        let action = method_name(request.method());
+        let account = self.claimed_account(&request);
+        let mut response = match account {
+            Some(account) if !self.0.objects.has(&account, facts.now) => slow_down(request_id),
+            None if !self.may_fail(facts) => slow_down(request_id),
+            _ => self.0.parts.objects.handle(request).await,
+        };
+        let status = response.status();
+        // The account is only claimed until object storage has checked it: what it refused costs the address.
+        match account {
+            Some(account) if status != StatusCode::FORBIDDEN => {
+                self.0.objects.take(&account, facts.now);
+            }
+            _ => self.count_failure(facts),
+        }
+        if let Ok(value) = HeaderValue::from_str(request_id) {
+            response.headers_mut().insert(S3_REQUEST_ID, value);
+        }
+        (response, Trace { service: "s3", action, account, code: status.as_u16().to_string() })
+    }
+
+    fn claimed_account(&self, request: &Request<Body>) -> Option<AccountId> {
+        let (parts, ()) = clone_head(request).into_parts();
+        let presented = Presented::read(&parts).ok()?;
+        let token = presented.session_token.as_deref();
+        let txn = self.0.parts.store.stale();
+        Some(self.0.parts.iam.authenticate_in(&txn, &presented.access_key_id, token).ok()?.account)
+    }
+
+    /// Whether this address may try again after its failures.
+    pub(crate) fn may_fail(&self, facts: &RequestFacts) -> bool {
+        facts.source_ip.is_none_or(|address| self.0.failures.has(&address, facts.now))
+    }
+
+    pub(crate) fn count_failure(&self, facts: &RequestFacts) {
+        if let Some(address) = facts.source_ip {
+            self.0.failures.take(&address, facts.now);
+        }
+    }
+
+    /// Ships audit records and deletes idempotency rows whose time is over, until `shutdown` comes; ships once more
+    /// then. Errors: the audit log cannot be opened.
+    pub async fn run_background(&self, shutdown: impl Future<Output = ()>) -> Result<(), std::io::Error> {
+        let store = &self.0.parts.store;
+        let mut log = self.0.parts.audit_log.as_deref().map(AuditLog::open).transpose()?;
+        let mut ship = tokio::time::interval(SHIP_EVERY);
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        tokio::pin!(shutdown);
+        loop {
+            let last = tokio::select! {
+                () = &mut shutdown => true,
+                _ = ship.tick() => false,
+                _ = sweep.tick() => {
+                    report("idempotency rows were not deleted", idempotency::sweep(store, self.0.parts.clock.now()).await);
+                    false
+                }
+            };
+            if let Some(log) = &mut log {
+                report("audit records were not shipped", log.ship(store).await);
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn report(what: &str, done: Result<usize, Error>) {
+    if let Err(error) = done {
+        tracing::warn!(%error, detail = error.internal_detail(), "{what}");
+    }
+}
+
+/// Method, address and headers alone.
+fn clone_head(request: &Request<Body>) -> Request<()> {
+    let mut head = Request::new(());
+    *head.method_mut() = request.method().clone();
+    *head.uri_mut() = request.uri().clone();
+    *head.headers_mut() = request.headers().clone();
+    head
+}
+
+/// Whether a request is for an action of EC2, IAM or STS: by its credential scope, or, unsigned, by its form.
+fn is_action(request: &Request<Body>) -> bool {
+    let (parts, ()) = clone_head(request).into_parts();
+    match Presented::read(&parts) {
+        Ok(presented) => presented.scope.service != "s3",
+        Err(_) => {
+            let query = request.uri().query().unwrap_or_default();
+            let names_action = query.split('&').any(|pair| pair.starts_with("Action="));
+            let form = request
+                .headers()
+                .get(header::CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
+            request.uri().path() == "/" && (names_action || (form && *request.method() == Method::POST))
+        }
+    }
+}
+
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "-",
+    }
+}
+
+fn slow_down(request_id: &str) -> Response<Body> {
+    let body = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message><RequestId>{request_id}</RequestId></Error>"
+    );
+    let mut response = crate::failure::xml_response(StatusCode::SERVICE_UNAVAILABLE, body, request_id);
+    response.headers_mut().remove(REQUEST_ID_HEADER);
+    response
+}
