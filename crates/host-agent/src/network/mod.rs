@@ -5,15 +5,33 @@
 //! generation), `plan` (pure: what differs → ops), apply. A round that is interrupted half-way, or a link, route or
 //! table that somebody else removed, is mended by the next round. Objects outside the tag's names are never touched.
 
+mod desired;
 mod error;
+mod host_rules;
+#[cfg(test)]
+mod live;
 mod names;
+mod namespace;
+mod netlink;
+mod nft;
+mod plan;
+mod round;
+mod ruleset;
+mod spans;
+mod state;
+mod tap;
+mod vpc;
+mod vpc_rules;
 
 pub use error::NetworkError;
 pub use names::tap_name;
+pub(crate) use vpc::{METADATA, resolvers};
 
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use terroir_agent_api::{HostSpec, InterfacePhase};
 use terroir_types::{InterfaceId, VpcId};
 
@@ -49,25 +67,62 @@ pub struct NetworkOutcome {
 /// namespace belongs to which VPC and what nftables was last told.
 #[derive(Debug)]
 pub struct HostNetwork {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     options: NetworkOptions,
+    memory: Mutex<round::Memory>,
+    namespaces: Mutex<BTreeMap<VpcId, Arc<File>>>,
+}
+
+impl Shared {
+    fn memory(&self) -> std::sync::MutexGuard<'_, round::Memory> {
+        // After a panic in a round the next one starts from what the kernel has.
+        self.memory.lock().unwrap_or_else(|poisoned| {
+            let mut memory = poisoned.into_inner();
+            *memory = round::Memory::default();
+            self.memory.clear_poison();
+            memory
+        })
+    }
+
+    fn namespaces(&self) -> std::sync::MutexGuard<'_, BTreeMap<VpcId, Arc<File>>> {
+        self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl HostNetwork {
     pub fn new(options: NetworkOptions) -> Self {
-        Self { options }
+        let shared = Shared { options, memory: Mutex::default(), namespaces: Mutex::default() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Brings the host to what `spec` says, as far as it can. Needs root.
     pub async fn reconcile(&self, spec: &HostSpec) -> NetworkOutcome {
-        let _ = spec;
-        NetworkOutcome { problems: vec!["networks are not set up yet".to_owned()], ..NetworkOutcome::default() }
+        let spec = spec.clone();
+        let round = self.on_a_thread(move |shared| {
+            let mut found = BTreeMap::new();
+            let outcome = round::run(&shared.options, &mut shared.memory(), &spec, &mut found);
+            *shared.namespaces() = found;
+            Ok(outcome)
+        });
+        round.await.unwrap_or_else(|error| NetworkOutcome {
+            problems: vec![error.to_string()],
+            ..NetworkOutcome::default()
+        })
     }
 
     /// A descriptor of the interface's tap (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) for QEMU. The kernel allows one at a
     /// time: close it after handing it over, or the next start gets `NetworkError::TapBusy`.
     pub fn open_tap(&self, vpc: VpcId, interface: InterfaceId) -> Result<OwnedFd, NetworkError> {
-        let _ = interface;
-        Err(NetworkError::UnknownVpc(vpc))
+        let name = tap_name(interface);
+        self.within(vpc, || {
+            // Attaching would make a tap that is not there: without a persistent one, this would be none of ours.
+            nix::net::if_::if_nametoindex(name.as_str()).map_err(NetworkError::errno(format!("tap {name}")))?;
+            tap::attach(&name)
+        })
     }
 
     /// Name of an interface's tap inside its VPC's namespace.
@@ -77,7 +132,37 @@ impl HostNetwork {
 
     /// Removes every namespace, link and table of this tag. Guests lose their network.
     pub async fn remove_all(&self) -> Result<(), NetworkError> {
-        let _ = &self.options;
-        Ok(())
+        self.on_a_thread(|shared| {
+            shared.namespaces().clear();
+            round::remove_all(&shared.options, &mut shared.memory())
+        })
+        .await
+    }
+
+    /// Runs `work` inside a VPC's namespace, blocking.
+    pub(crate) fn within<T: Send>(
+        &self,
+        vpc: VpcId,
+        work: impl FnOnce() -> Result<T, NetworkError> + Send,
+    ) -> Result<T, NetworkError> {
+        let namespace = self.shared.namespaces().get(&vpc).cloned().ok_or(NetworkError::UnknownVpc(vpc))?;
+        namespace::within(namespace.as_fd(), work)
+    }
+
+    /// Namespaces are entered by threads, and a thread is in the namespace of the one that made it: so not on tokio's pool.
+    async fn on_a_thread<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let shared = self.shared.clone();
+        std::thread::Builder::new()
+            .name("host-network".to_owned())
+            .spawn(move || {
+                // Nobody waiting any more is no reason to stop half-way.
+                let _ = sender.send(work(&shared));
+            })
+            .map_err(NetworkError::io("starting a thread"))?;
+        receiver.await.unwrap_or_else(|_| Err(NetworkError::Spec("a round of the host's network panicked".to_owned())))
     }
 }

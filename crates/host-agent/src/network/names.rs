@@ -18,6 +18,12 @@ pub fn tap_name(interface: InterfaceId) -> String {
     std::iter::once('t').chain((0..14).rev().map(digit)).collect()
 }
 
+/// Whether a link inside a VPC's namespace is one of our taps.
+pub fn is_tap_name(name: &str) -> bool {
+    let digits = name.strip_prefix('t').unwrap_or_default();
+    digits.len() == 14 && digits.bytes().all(|b| BASE32.contains(&b))
+}
+
 /// Names in the host's namespace for one tag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -76,7 +82,8 @@ mod tests {
         let last: InterfaceId = "eni-fffffffffffffffff".parse().unwrap();
         assert_eq!(tap_name(first), "t00000000000001");
         assert_eq!(tap_name(last), "t7vvvvvvvvvvvvv");
-        assert_eq!(tap_name(last).len(), 15);
+        assert!(is_tap_name(&tap_name(first)) && is_tap_name(&tap_name(last)));
+        assert!(!is_tap_name("ext") && !is_tap_name("t0000000000000w"));
         assert_eq!(names.edge(33).unwrap(), "t0a1b2c3de00011");
         assert!(names.edge((1 << 25) - 1).unwrap().len() <= 15);
         assert!(names.edge(1 << 25).is_err());

@@ -1,0 +1,5 @@
+//! Networks built for real, in namespaces; needs root.
+
+mod isolation;
+pub(crate) mod rig;
+mod upkeep;
