@@ -12,6 +12,8 @@
 
 pub mod engine;
 mod error;
+#[cfg(test)]
+mod interleaving;
 mod key;
 mod keyring;
 mod options;

@@ -258,7 +258,7 @@ impl Store {
     /// Lets newer stored forms be written. Only when no older member is left: they refuse the data from then on.
     pub async fn raise_cluster_version(&self, version: u16) -> Result<(), Error> {
         let supported = self.0.supported_version;
-        self.transact(&[], |txn| {
+        let raise = |txn: &mut Txn| {
             let present = txn.get::<ClusterVersion>(&version_key())?.map_or(1, |found| found.version);
             if version < present || version > supported {
                 return Err(Error::invalid(
@@ -267,8 +267,9 @@ impl Store {
                 ));
             }
             txn.put(&version_key(), &ClusterVersion { version })
-        })
-        .await?;
+        };
+        let ((), revision) = self.transact(&[], raise).await?;
+        self.0.view.wait_for(revision, PATIENCE).await?;
         Ok(())
     }
 
@@ -277,7 +278,7 @@ impl Store {
         self.0.engine.close().await;
     }
 
-    async fn begin(&self, prefetch: &[Key], read_only: bool) -> Result<Txn, StoreError> {
+    pub(crate) async fn begin(&self, prefetch: &[Key], read_only: bool) -> Result<Txn, StoreError> {
         let (question, answer) = oneshot::channel();
         self.0.fresh.send(question).await.map_err(|_| StoreError::Closed)?;
         let revision = within(async { answer.await.map_err(|_| StoreError::Closed)? }).await?;
@@ -294,7 +295,7 @@ impl Store {
         Ok(txn)
     }
 
-    async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
         within(self.0.engine.commit(commit)).await
     }
 

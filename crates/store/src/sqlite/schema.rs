@@ -112,10 +112,15 @@ fn prepare(connection: &Connection, path: &Path, options: &SqliteOptions) -> Res
         ))?;
     }
     if let Some(bytes) = options.max_bytes {
-        let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
-        connection.pragma_update(None, "max_page_count", (bytes / page).max(1))?;
+        limit(connection, bytes)?;
     }
     Ok(())
+}
+
+/// Bounds the data file; it cannot be bounded below its present size.
+pub(super) fn limit(connection: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    connection.pragma_update(None, "max_page_count", (bytes / page).max(1))
 }
 
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use terroir_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::schema::{meta, revision_of, row_id, set_meta, sqlite_error};
+use super::schema::{self, meta, revision_of, row_id, set_meta, sqlite_error};
 use super::{Shared, SqliteOptions};
 use crate::engine::{
     Commit, Compare, EventKind, LeaseId, MAX_OPERATIONS, Op, Outcome, Revision, WatchBatch, WatchEvent,
@@ -40,6 +40,8 @@ const LEASE_POLL: Duration = Duration::from_millis(100);
 /// Rows of the change log that are removed beside a group of changes, or at once when nothing else is to do.
 const TRIM_ROWS: usize = 64;
 const IDLE_TRIM_ROWS: usize = 2048;
+/// What deletions may use beyond the bound of a full data file: their undo rows come before the space they free.
+const RESERVE_BYTES: u64 = 4 << 20;
 /// How fine the age of the change log is known.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -197,12 +199,7 @@ impl Writer {
                     }
                     return;
                 }
-                if self.make_room() {
-                    result = self.try_group(&group, expired, 0);
-                    if result.is_err() {
-                        self.roll_back();
-                    }
-                }
+                result = self.try_in_a_full_file(&group, expired);
             }
         }
         match result {
@@ -228,6 +225,26 @@ impl Writer {
         }
     }
 
+    /// Tries again without the change log; what only frees space may use the reserve beyond the bound of the file.
+    fn try_in_a_full_file(&mut self, group: &[Queued], expired: &[LeaseId]) -> rusqlite::Result<Done> {
+        self.make_room();
+        let mut result = self.try_group(group, expired, 0);
+        if result.is_err() {
+            self.roll_back();
+            if let Some(bytes) = self.options.max_bytes
+                && group.iter().all(|queued| queued.request.frees())
+            {
+                schema::limit(&self.connection, bytes + RESERVE_BYTES)?;
+                result = self.try_group(group, expired, 0);
+                if result.is_err() {
+                    self.roll_back();
+                }
+                schema::limit(&self.connection, bytes)?;
+            }
+        }
+        result
+    }
+
     fn roll_back(&mut self) {
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
@@ -240,21 +257,20 @@ impl Writer {
     }
 
     /// Gives up the change log, so that what makes room has room. Watchers that lag will have to start anew.
-    fn make_room(&mut self) -> bool {
+    fn make_room(&mut self) {
         if self.state.log_rows == 0 {
-            return false;
+            return;
         }
         let revision = self.state.revision;
         let emptied = (|| -> rusqlite::Result<()> {
             self.connection.execute_batch("BEGIN IMMEDIATE")?;
             self.connection.execute("DELETE FROM log WHERE id < ?", [row_id(revision, 0)])?;
             set_meta(&self.connection, "compacted", revision)?;
-            self.connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(TRUNCATE)")?;
+            self.connection.execute_batch("COMMIT; PRAGMA wal_checkpoint(RESTART)")?;
             Ok(())
         })();
         self.roll_back();
         tracing::warn!(worked = emptied.is_ok(), "the disk is full: dropped the change log of the state store");
-        emptied.is_ok()
     }
 
     fn try_group(&mut self, group: &[Queued], expired: &[LeaseId], trim_rows: usize) -> rusqlite::Result<Done> {
@@ -578,6 +594,15 @@ fn sqlite_is_full(error: &rusqlite::Error) -> bool {
 impl Request {
     fn bytes(&self) -> usize {
         if let Self::Commit { commit, .. } = self { commit.bytes() } else { 0 }
+    }
+
+    /// Whether it can only make the state smaller.
+    fn frees(&self) -> bool {
+        match self {
+            Self::Commit { commit, .. } => commit.ops.iter().all(|op| matches!(op, Op::Delete { .. })),
+            Self::Compact { .. } | Self::LeaseRevoke { .. } | Self::OutboxTrim { .. } => true,
+            Self::LeaseGrant { .. } => false,
+        }
     }
 
     /// A caller that no longer waits does not miss the answer.
