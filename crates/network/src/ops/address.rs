@@ -6,7 +6,8 @@ use terroir_types::{AddressAssociationId, AllocationId, Error, InterfaceId, Reso
 use crate::model::{Address, AddressAssociation, Interface, PublicAddress, PublicClaim, objects_of};
 use crate::ops::{Scope, pool};
 
-const ADDRESSES_PER_ACCOUNT: i64 = 5;
+/// AWS's default quota.
+pub const ADDRESSES_PER_ACCOUNT: i64 = 5;
 
 /// Takes an address from the zone's pool, or the wanted one.
 ///

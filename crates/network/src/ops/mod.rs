@@ -11,7 +11,9 @@ pub(crate) mod security_group;
 pub(crate) mod subnet;
 mod vpc;
 
-pub use address::{allocate_address, associate_address, disassociate_address, find_address, release_address};
+pub use address::{
+    ADDRESSES_PER_ACCOUNT, allocate_address, associate_address, disassociate_address, find_address, release_address,
+};
 pub use default_vpc::{create_default_subnet, create_default_vpc, default_vpc, ensure_default_vpc};
 pub use gateway::{attach_gateway, create_gateway, delete_gateway, detach_gateway};
 pub use interface::{
@@ -26,7 +28,7 @@ pub use route_table::{
 };
 pub use rules::{RuleSet, authorize, revoke_ids, revoke_permissions};
 pub use security_group::{NewGroup, create_group, delete_group, find_group_by_name, resolve_groups};
-pub use subnet::{NewSubnet, available_addresses, create_subnet, delete_subnet, subnets_of};
+pub use subnet::{NewSubnet, available_addresses, create_subnet, delete_subnet, set_public_on_launch, subnets_of};
 pub use vpc::{NewVpc, create_vpc, delete_vpc, set_dns};
 
 use std::sync::Arc;

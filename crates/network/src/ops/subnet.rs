@@ -1,7 +1,7 @@
 use ipnet::IpNet;
 use std::sync::Arc;
 use terroir_resources::Tags;
-use terroir_store::Key;
+use terroir_store::{Key, Txn};
 use terroir_types::{Error, ResourceId, SubnetId, VpcId};
 
 use crate::model::{Subnet, SubnetTenant, Vpc, VpcChild};
@@ -63,9 +63,17 @@ pub fn delete_subnet(scope: &mut Scope<'_>, id: SubnetId) -> Result<(), Error> {
     scope.unregister(id)
 }
 
+/// Whether instances launched in it get a public address from the pool.
+pub fn set_public_on_launch(scope: &mut Scope<'_>, subnet: &Subnet, map: bool) -> Result<(), Error> {
+    if subnet.map_public_on_launch == map {
+        return Ok(());
+    }
+    put(scope, &Subnet { map_public_on_launch: map, ..subnet.clone() })
+}
+
 /// Addresses that new interfaces can have.
-pub fn available_addresses(scope: &Scope<'_>, subnet: &Subnet) -> u32 {
-    let taken = u32::try_from(scope.txn.count(&Subnet::claims(subnet.id))).unwrap_or(u32::MAX);
+pub fn available_addresses(txn: &Txn, subnet: &Subnet) -> u32 {
+    let taken = u32::try_from(txn.count(&Subnet::claims(subnet.id))).unwrap_or(u32::MAX);
     subnet.usable().saturating_sub(taken)
 }
 
