@@ -63,7 +63,7 @@ datasource:
 pub fn build_debian_12(out_dir: &Path, progress: &dyn Progress) -> Result<BuiltImage, ImageError> {
     fs::create_dir_all(out_dir).map_err(io_error("create", out_dir))?;
     let out_dir = &fs::canonicalize(out_dir).map_err(io_error("open", out_dir))?;
-    let cache = PackageCache::open(out_dir.join("packages"))?;
+    let cache = PackageCache::open(out_dir)?;
     require_root()?;
     progress.step("building GRUB");
     let loader = BootLoader::build(&cache, &mut Catalogue::default())?;

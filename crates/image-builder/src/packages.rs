@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::command::Tool;
 use crate::disk::sha256_file;
@@ -27,7 +27,9 @@ pub(crate) struct PackageCache {
 }
 
 impl PackageCache {
-    pub(crate) fn open(dir: PathBuf) -> Result<Self, ImageError> {
+    /// The folder that `TERROIR_PACKAGE_CACHE` names, else `packages` in `out_dir`.
+    pub(crate) fn open(out_dir: &Path) -> Result<Self, ImageError> {
+        let dir = std::env::var_os("TERROIR_PACKAGE_CACHE").map_or_else(|| out_dir.join("packages"), PathBuf::from);
         fs::create_dir_all(&dir).map_err(io_error("create", &dir))?;
         let dir = fs::canonicalize(&dir).map_err(io_error("open", &dir))?;
         Ok(Self { dir })

@@ -129,11 +129,12 @@ const TEXT_FILES: [(&str, u32, &str); 15] = [
 ];
 
 /// Builds `tiny` into `out_dir`: `tiny.raw`, and for direct boot `tiny.vmlinuz` and
-/// `tiny.initrd`. Packages are kept in `out_dir/packages`. Takes some seconds, no root.
+/// `tiny.initrd`. Packages are kept in the
+/// folder `TERROIR_PACKAGE_CACHE`, or `out_dir/packages`. Takes some seconds, no root.
 pub fn build_tiny(out_dir: &Path, progress: &dyn Progress) -> Result<BuiltImage, ImageError> {
     fs::create_dir_all(out_dir).map_err(io_error("create", out_dir))?;
     let out_dir = &fs::canonicalize(out_dir).map_err(io_error("open", out_dir))?;
-    let cache = PackageCache::open(out_dir.join("packages"))?;
+    let cache = PackageCache::open(out_dir)?;
     progress.step("fetching packages");
     let mut catalogue = Catalogue::default();
     // All that is probably needed in one question; what it misses is asked for later.

@@ -1,0 +1,47 @@
+# People start here; so do scripts. What each target does is in scripts/.
+
+# dev or release; tests use dev, so that one build serves unit and acceptance tests.
+PROFILE ?= release
+# Of `make test-full`: one group instead of all; `python3 tests/run.py --list` names them.
+GROUP ?=
+
+.PHONY: help up down test test-full lint bench gen fmt
+
+help:
+	@echo "make up         install what is missing, build, start the cloud and a first instance"
+	@echo "make down       stop the cloud and its instances; disks and objects stay"
+	@echo "make test       all tests, small counts (25 minutes at most)"
+	@echo "make test-full  the same with full counts and slow variants; GROUP=name for one part"
+	@echo "make lint       formatting, clippy, dependencies, generated code, tidiness"
+	@echo "make bench      measure"
+	@echo "make gen        generate the wire types again"
+	@echo "make fmt        format"
+
+up:
+	@PROFILE=$(PROFILE) scripts/up.sh
+
+down:
+	@PROFILE=$(PROFILE) scripts/down.sh
+
+test:
+	@scripts/setup.sh test
+	@. scripts/cargo.sh && .venv/bin/python tests/run.py
+
+test-full:
+	@scripts/setup.sh test
+	@. scripts/cargo.sh && .venv/bin/python tests/run.py --full $(if $(GROUP),--group $(GROUP))
+
+lint:
+	@scripts/setup.sh test
+	@scripts/lint.sh
+
+bench:
+	@scripts/setup.sh test
+	@PROFILE=$(PROFILE) scripts/bench.sh
+
+gen:
+	@scripts/setup.sh test
+	@. scripts/cargo.sh && cargo xtask codegen
+
+fmt:
+	@. scripts/cargo.sh && cargo fmt --all
