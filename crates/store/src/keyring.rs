@@ -142,12 +142,12 @@ impl KeyRing for LocalKeyRing {
 
     fn name_mac(&self, account: Option<AccountId>, namespace: &str, name: &str) -> String {
         let key = self.account_keys(account);
-        let mac = hmac(&*key.names, &[namespace.as_bytes(), b"\0", name.as_bytes()]);
+        let mac = hmac(&key.names, &[namespace.as_bytes(), b"\0", name.as_bytes()]);
         hex::encode(&mac[..16])
     }
 
     fn mac(&self, purpose: &str, data: &[u8]) -> [u8; 32] {
-        hmac(&*self.derive(&[b"mac/", purpose.as_bytes()]), &[data])
+        hmac(&self.derive(&[b"mac/", purpose.as_bytes()]), &[data])
     }
 }
 

@@ -46,7 +46,7 @@ fn change(writer: u64, number: u64, txn: &mut Txn) -> Result<(), Error> {
     txn.put(&writer_key(writer, &format!("item/{number}")), &half)?;
     txn.delete(&writer_key(writer, &format!("item/{}", number.wrapping_sub(1))));
     txn.outbox(STREAM, format!("{writer} {number}").into_bytes());
-    if number % 4 == 0 {
+    if number.is_multiple_of(4) {
         let key = Key::new("half/shared");
         let count = txn.get::<Half>(&key)?.map_or(0, |shared| shared.number);
         txn.put(&key, &Half { number: count + 1, filler: Vec::new(), tenant: String::new() })?;

@@ -12,7 +12,9 @@ use terroir_store::engine::{
     Commit, Engine, KeyValue, OutboxEntry, Outcome, RangePage, StoreStats, WatchBatch, WatchSource,
 };
 use terroir_store::sqlite::SqliteEngine;
-use terroir_store::{Durability, Key, KeyRange, LeaseId, LocalKeyRing, Options, Revision, Store, StoreError, record};
+use terroir_store::{
+    Durability, Key, KeyRange, LeaseId, LocalKeyRing, Options, Revision, Store, StoreError, Txn, record,
+};
 use terroir_types::{Error, ErrorClass, IdSource, OsRandom};
 use tokio::sync::{Notify, Semaphore};
 
@@ -31,6 +33,14 @@ fn options(path: &Path) -> Options {
 async fn put(store: &Store, key: impl std::fmt::Display, bytes: usize) -> Result<Revision, Error> {
     let item = Item { text: "x".repeat(bytes) };
     store.transact(&[], |txn| txn.put(&Key::new("item").child(&key), &item)).await.map(|((), revision)| revision)
+}
+
+async fn delete(store: &Store, key: impl std::fmt::Display) -> Result<(), Error> {
+    let delete = |txn: &mut Txn| {
+        txn.delete(&Key::new("item").child(&key));
+        Ok(())
+    };
+    store.transact(&[], delete).await.map(|_| ())
 }
 
 /// The embedded engine with switches.
@@ -155,7 +165,7 @@ async fn the_view_survives_a_broken_or_compacted_watch() {
         engine.watches.ring.notify_waiters();
         // What happens meanwhile is neither lost nor seen twice.
         let last = put(&store, "new", started as usize).await.unwrap();
-        store.transact(&[], |txn| Ok(txn.delete(&Key::new("item/0")))).await.unwrap();
+        delete(&store, 0).await.unwrap();
         let txn = tokio::time::timeout(DEADLINE, store.read()).await.expect(&what).unwrap();
         assert!(txn.revision() >= last, "{what}");
         assert_eq!(engine.watches.started.load(Ordering::SeqCst), started + 1, "{what}");
@@ -219,15 +229,12 @@ async fn a_full_data_file_refuses_writes_until_something_is_deleted() {
     let txn = store.read().await.unwrap();
     assert_eq!(txn.count(&Key::new("item")), written, "all that was acknowledged is there, and nothing else");
 
-    let delete = async |n: usize| {
-        store.transact(&[], |txn| Ok(txn.delete(&Key::new("item").child(n)))).await.expect("deleting makes room");
-    };
-    delete(0).await;
+    delete(&store, 0).await.expect("deleting makes room");
     // A small one beside one that is too large is not dragged along.
     let (small, large) = tokio::join!(put(&store, "small", 10), put(&store, "large", 500_000));
     assert!(small.is_ok() && large.is_err(), "{small:?} {large:?}");
     for n in 1..written {
-        delete(n).await;
+        delete(&store, n).await.expect("deleting makes room");
     }
     put(&store, "again", 100_000).await.expect("there is room again");
 }

@@ -88,7 +88,11 @@ async fn a_backup_is_the_whole_state() {
     let copy = folder.path().join("copy.db");
     store.backup_to(&copy).await.unwrap();
     store.backup_to(&copy).await.expect("a backup replaces the one before");
-    store.transact(&[], |txn| Ok(txn.delete(&key))).await.unwrap();
+    let delete = |txn: &mut terroir_store::Txn| {
+        txn.delete(&key);
+        Ok(())
+    };
+    store.transact(&[], delete).await.unwrap();
     use std::os::unix::fs::MetadataExt;
     assert_eq!(std::fs::metadata(&copy).unwrap().mode() & 0o777, 0o600);
 

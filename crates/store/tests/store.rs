@@ -28,6 +28,14 @@ async fn put(store: &Store, key: &Key, value: u32) -> u64 {
     store.transact(&[], |txn| txn.put(key, &Item { value })).await.unwrap().1
 }
 
+async fn delete(store: &Store, key: &Key) -> u64 {
+    let delete = |txn: &mut Txn| {
+        txn.delete(key);
+        Ok(())
+    };
+    store.transact(&[], delete).await.unwrap().1
+}
+
 async fn value(store: &Store, key: &Key) -> Option<u32> {
     store.read().await.unwrap().get::<Item>(key).unwrap().map(|item| item.value)
 }
@@ -83,8 +91,10 @@ async fn what_fails_leaves_nothing_behind() {
     assert!(store.outbox("audit", 0, 10).await.unwrap().is_empty());
 }
 
+type Decision = fn(usize, &mut Txn) -> Result<(), Error>;
+
 /// Runs two transactions of which both have read before either commits. Returns how often `decide` ran.
-async fn race(store: &Store, decide: fn(usize, &mut Txn) -> Result<(), Error>) -> u32 {
+async fn race(store: &Store, decide: Decision) -> u32 {
     let attempts = Arc::new(AtomicU32::new(0));
     let barrier = Arc::new(std::sync::Barrier::new(2));
     let runs = [0, 1].map(|n| {
@@ -108,6 +118,11 @@ async fn race(store: &Store, decide: fn(usize, &mut Txn) -> Result<(), Error>) -
     attempts.load(Ordering::SeqCst)
 }
 
+fn leave(n: usize, txn: &mut Txn) -> Result<(), Error> {
+    txn.delete(&on_call(n));
+    Ok(())
+}
+
 fn on_call(n: usize) -> Key {
     Key::new(format!("item/doctor/{n}"))
 }
@@ -118,19 +133,19 @@ async fn write_skew_is_refused() {
         let store = Store::in_memory_for_tests().await;
         put(&store, &on_call(0), 1).await;
         put(&store, &on_call(1), 1).await;
-        let leave: fn(usize, &mut Txn) -> Result<(), Error> = if tracked {
-            |n, txn| if txn.get::<Item>(&on_call(1 - n))?.is_some() { Ok(txn.delete(&on_call(n))) } else { Ok(()) }
+        let decide: Decision = if tracked {
+            |n, txn| if txn.get::<Item>(&on_call(1 - n))?.is_some() { leave(n, txn) } else { Ok(()) }
         } else {
-            |n, txn| if txn.peek::<Item>(&on_call(1 - n))?.is_some() { Ok(txn.delete(&on_call(n))) } else { Ok(()) }
+            |n, txn| if txn.peek::<Item>(&on_call(1 - n))?.is_some() { leave(n, txn) } else { Ok(()) }
         };
-        assert_eq!(race(&store, leave).await, runs);
+        assert_eq!(race(&store, decide).await, runs);
         assert_eq!(store.read().await.unwrap().count(&Key::new("item/doctor")), remain, "tracked: {tracked}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn phantoms_are_refused() {
-    let rows: [(&str, fn(usize, &mut Txn) -> Result<(), Error>, usize); 4] = [
+    let rows: [(&str, Decision, usize); 4] = [
         ("range", |n, txn| claim(txn.range::<Item>(&Key::new("item/subnet"))?.is_empty(), n, txn), 1),
         ("page", |n, txn| claim(txn.page::<Item>(&Key::new("item/subnet"), None, 5)?.is_empty(), n, txn), 1),
         ("exists", |n, txn| claim(!txn.exists(&Key::new("item/subnet")), n, txn), 1),
@@ -247,18 +262,40 @@ async fn misuse_is_an_internal_error_and_too_much_is_the_callers() {
     let rows: Vec<(&str, ErrorClass, Step<'_>)> = vec![
         ("wrong kind", ErrorClass::Internal, Box::new(|txn| txn.put(&Key::new("vpc/1"), &item))),
         ("touch of nothing", ErrorClass::Internal, Box::new(|txn| txn.touch(&key(1)))),
-        ("lease on nothing", ErrorClass::Internal, Box::new(|txn| Ok(txn.attach_lease(&key(1), 1)))),
+        (
+            "lease on nothing",
+            ErrorClass::Internal,
+            Box::new(|txn| {
+                txn.attach_lease(&key(1), 1);
+                Ok(())
+            }),
+        ),
         (
             "unknown lease",
             ErrorClass::Unavailable,
             Box::new(|txn| {
                 txn.put(&key(1), &item)?;
-                Ok(txn.attach_lease(&key(1), 1))
+                txn.attach_lease(&key(1), 1);
+                Ok(())
             }),
         ),
         ("too many", ErrorClass::Invalid, Box::new(|txn| (0..2049).try_for_each(|n| txn.put(&key(n), &item)))),
-        ("too many deletions", ErrorClass::Invalid, Box::new(|txn| Ok((0..2049).for_each(|n| txn.delete(&key(n)))))),
-        ("too large", ErrorClass::Invalid, Box::new(|txn| Ok(txn.outbox("audit", vec![0; 3 << 20])))),
+        (
+            "too many deletions",
+            ErrorClass::Invalid,
+            Box::new(|txn| {
+                (0..2049).for_each(|n| txn.delete(&key(n)));
+                Ok(())
+            }),
+        ),
+        (
+            "too large",
+            ErrorClass::Invalid,
+            Box::new(|txn| {
+                txn.outbox("audit", vec![0; 3 << 20]);
+                Ok(())
+            }),
+        ),
     ];
     for (what, class, step) in rows {
         let error = store.transact(&[], step).await.expect_err(what);
@@ -299,7 +336,7 @@ async fn a_watch_follows_one_prefix() {
     let first = put(&store, &Key::new("item/a/1"), 1).await;
     let mut watch = store.watch(&Key::new("item/a"), first).await.unwrap();
     put(&store, &Key::new("item/b/1"), 1).await;
-    let third = store.transact(&[], |txn| Ok(txn.delete(&Key::new("item/a/1")))).await.unwrap().1;
+    let third = delete(&store, &Key::new("item/a/1")).await;
     let mut seen = Vec::new();
     while seen.len() < 2 {
         let batch = tokio::time::timeout(DEADLINE, watch.next()).await.unwrap().unwrap();
@@ -376,6 +413,17 @@ async fn the_outbox_is_bounded_and_commits_with_the_change() {
     assert_eq!(entries.iter().map(|entry| entry.payload.len()).collect::<Vec<_>>(), [50, 1, 2]);
     store.outbox_trim("audit", entries[0].sequence).await.unwrap();
     append(&store, 5).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_the_handles_are_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = options(&folder.path().join("state.db"));
+    for n in 0..5 {
+        let store = Store::open(options.clone()).await.unwrap();
+        assert_eq!(value(&store, &Key::new("item/1")).await, (n > 0).then(|| n - 1));
+        put(&store, &Key::new("item/1"), n).await;
+    }
 }
 
 #[tokio::test]

@@ -162,8 +162,6 @@ impl Writer {
                 self.commit_group(group, &expired, rows);
             }
         }
-        self.shared.hub.close();
-        self.shared.readers.close();
     }
 
     fn wait(&self) -> Result<Queued, mpsc::RecvTimeoutError> {
@@ -584,6 +582,14 @@ impl Writer {
         }
         self.compacting &= left == 0;
         Ok(())
+    }
+}
+
+impl Drop for Writer {
+    /// At its end, and if it panics: nobody shall wait for what cannot come.
+    fn drop(&mut self) {
+        self.shared.hub.close();
+        self.shared.readers.close();
     }
 }
 
