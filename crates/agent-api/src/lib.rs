@@ -7,6 +7,7 @@
 
 mod control_plane;
 mod guest;
+pub mod http;
 mod spec;
 mod status;
 
