@@ -202,7 +202,7 @@ pub struct Image {
     #[serde(rename = "m")]
     pub mappings: Vec<ImageMapping>,
     #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
-    pub direct_boot: Option<ImageBoot>,
+    pub direct_boot: Option<BootId>,
     #[serde(rename = "c")]
     pub created_at: Timestamp,
     /// Everybody may launch it.
@@ -240,7 +240,11 @@ pub struct ImageMapping {
     pub delete_on_termination: bool,
 }
 
-/// Kernel and initrd that are booted without the disk's boot sector.
+/// Name of an [`ImageBoot`], from its content.
+pub type BootId = String;
+
+/// Kernel and initrd that are booted without the disk's boot sector, at `image-boot/<id>`. Instances refer to it as long
+/// as they live, so it outlives its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageBoot {
     #[serde(rename = "k")]
@@ -249,6 +253,12 @@ pub struct ImageBoot {
     pub initrd: Option<Blob>,
     #[serde(rename = "c")]
     pub command_line: String,
+}
+
+record!(ImageBoot { kind: "image-boot", version: 1 });
+
+pub fn image_boot_key(id: &str) -> Key {
+    Key::new(format!("image-boot/{id}"))
 }
 
 /// Which image has a name, at `image-name/<account>/<mac of the name>`.

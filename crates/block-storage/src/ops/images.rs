@@ -4,7 +4,9 @@ use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, IdSource, ImageId, ResourceId, SnapshotId, Timestamp};
 
 use super::{SnapshotRequest, create_snapshot, forget_snapshot};
-use crate::model::{Blob, GIB, Image, ImageBoot, ImageMapping, ImageName, ImageTenant, VolumeType, image_key};
+use crate::model::{
+    Blob, BootId, GIB, Image, ImageBoot, ImageMapping, ImageName, ImageTenant, VolumeType, image_boot_key, image_key,
+};
 use crate::{SYSTEM_ACCOUNT, SYSTEM_ALIAS};
 
 /// An image that is being registered; its snapshots exist.
@@ -45,7 +47,7 @@ pub fn register_image(
         architecture: request.architecture,
         root_device: request.root_device,
         mappings: request.mappings,
-        direct_boot: request.direct_boot,
+        direct_boot: request.direct_boot.as_ref().map(|boot| keep_boot(txn, boot)).transpose()?,
         created_at: now,
         public: request.public,
         tenant: ImageTenant { name: request.name, description: request.description, location: request.location },
@@ -54,6 +56,14 @@ pub fn register_image(
     txn.put(&name_key, &ImageName { image: image.id })?;
     txn.put(&image_key(account, image.id), &image)?;
     Ok(image)
+}
+
+fn keep_boot(txn: &mut Txn, boot: &ImageBoot) -> Result<BootId, Error> {
+    let hash = |blob: &Blob| blob.sha256.clone();
+    let content = [hash(&boot.kernel), boot.initrd.as_ref().map(hash).unwrap_or_default(), boot.command_line.clone()];
+    let id = txn.name_mac(None, "image-boot", &content.join("\n"));
+    txn.put(&image_boot_key(&id), boot)?;
+    Ok(id)
 }
 
 /// By the rule in the reference of RegisterImage: 3 to 128 characters of a small alphabet.

@@ -1,0 +1,244 @@
+//! What a host's report changes. Reports may be doubled, reordered or late; applying one twice changes nothing.
+
+use terroir_agent_api::{self as agent, EndCause, HostReport, InstancePhase, ReportAck};
+use terroir_block_storage::ops::VolumeOutcome;
+use terroir_metering::{Interval, Measure, Open};
+use terroir_scheduler::Room;
+use terroir_store::Txn;
+use terroir_types::{AccountId, Error, HostId, InstanceId, Timestamp, VolumeId};
+
+use crate::model::{
+    Desired, EventKind, Host, HostInstance, Instance, InstanceStatus, Phase, Reason, Why, host_instance_key, host_key,
+    instance_key, instance_status_key,
+};
+use crate::ops::{self, COUNT_INSTANCES, COUNT_VOLUMES, drop_capacity, give_back, uncount};
+
+/// Statuses that one transaction takes: an instance that is gone writes about twenty records.
+const PART: usize = 60;
+
+/// Cuts a report into parts that fit into a transaction each, in the order in which they must be applied.
+pub fn parts(report: HostReport) -> Vec<HostReport> {
+    let total = report.instances.len() + report.volumes.len() + report.interfaces.len();
+    if total <= PART {
+        return vec![report];
+    }
+    let head = |facts| HostReport {
+        host: report.host,
+        boot_id: report.boot_id.clone(),
+        sequence: report.sequence,
+        full: report.full,
+        facts,
+        instances: Vec::new(),
+        volumes: Vec::new(),
+        interfaces: Vec::new(),
+    };
+    let mut parts = vec![head(report.facts.clone())];
+    parts.extend(report.instances.chunks(PART).map(|c| HostReport { instances: c.to_vec(), ..head(None) }));
+    parts.extend(report.volumes.chunks(PART).map(|c| HostReport { volumes: c.to_vec(), ..head(None) }));
+    parts.extend(report.interfaces.chunks(PART).map(|c| HostReport { interfaces: c.to_vec(), ..head(None) }));
+    parts
+}
+
+/// Takes over a report in one transaction; use [`parts`] for a long one.
+///
+/// Errors: `InvalidHostID.NotFound` for a host that is not registered.
+pub fn apply_report(txn: &mut Txn, report: &HostReport, now: Timestamp) -> Result<ReportAck, Error> {
+    if txn.get::<Host>(&host_key(report.host))?.is_none() {
+        let message = format!("The host ID '{}' does not exist", report.host);
+        return Err(Error::not_found("InvalidHostID.NotFound", message));
+    }
+    if let Some(facts) = &report.facts {
+        ops::update_facts(txn, report.host, facts.clone(), Some(&report.boot_id))?;
+    }
+    for status in &report.instances {
+        apply_instance(txn, report.host, status, now)?;
+    }
+    for status in &report.volumes {
+        apply_volume(txn, report.host, status, now)?;
+    }
+    for status in &report.interfaces {
+        terroir_network::ops::apply_interface_status(txn, report.host, status)?;
+    }
+    Ok(ReportAck { want_full: false })
+}
+
+fn apply_volume(txn: &mut Txn, host: HostId, status: &agent::VolumeStatus, now: Timestamp) -> Result<(), Error> {
+    match terroir_block_storage::ops::apply_volume_status(txn, host, status, now)? {
+        VolumeOutcome::Ignored | VolumeOutcome::Recorded => Ok(()),
+        VolumeOutcome::Released { account, volume, instance } => forget_volume(txn, account, instance, volume),
+        VolumeOutcome::Removed { account, size_bytes } => {
+            uncount(txn, account, COUNT_VOLUMES, 1)?;
+            give_back(txn, host, Room { volume_bytes: size_bytes, ..Room::default() })
+        }
+    }
+}
+
+fn forget_volume(txn: &mut Txn, account: AccountId, instance: InstanceId, volume: VolumeId) -> Result<(), Error> {
+    let key = instance_key(account, instance);
+    let Some(found) = txn.get::<Instance>(&key)? else { return Ok(()) };
+    let mut instance = Instance::clone(&found);
+    instance.volumes.retain(|id| *id != volume);
+    txn.put(&key, &instance)
+}
+
+fn apply_instance(txn: &mut Txn, host: HostId, report: &agent::InstanceStatus, now: Timestamp) -> Result<(), Error> {
+    let Some(index) = txn.get::<HostInstance>(&host_instance_key(host, report.id))? else { return Ok(()) };
+    let key = instance_key(index.account, report.id);
+    let Some(found) = txn.get::<Instance>(&key)? else { return Ok(()) };
+    let status_key = instance_status_key(index.account, report.id);
+    let before = txn.get::<InstanceStatus>(&status_key)?;
+    if !counts(&found, before.as_deref(), host, report) {
+        return Ok(());
+    }
+    let mut instance = Instance::clone(&found);
+    let mut status = InstanceStatus {
+        generation: report.generation,
+        epoch: report.epoch,
+        run_id: report.run_id,
+        phase: phase(&report.phase),
+        machine: report.machine.clone().or_else(|| before.as_ref().and_then(|before| before.machine.clone())),
+        reboot_count: report.reboot_count,
+        changed_at: report.changed_at,
+        usage: before.as_ref().and_then(|before| before.usage),
+    };
+    match &status.phase {
+        Phase::Preparing | Phase::Stopping => {}
+        Phase::Running(_) => {
+            status.usage.get_or_insert(Open { since: now });
+        }
+        Phase::Ended(cause) => {
+            let cause = cause.clone();
+            close_usage(txn, &instance, host, &mut status, now)?;
+            ended(txn, &mut instance, &cause, now)?;
+        }
+        Phase::Gone if instance.desired == Desired::Terminated => {
+            close_usage(txn, &instance, host, &mut status, now)?;
+            gone(txn, &mut instance, host, now)?;
+        }
+        // Nobody asked for that: the next report will say what is.
+        Phase::Gone => {}
+    }
+    txn.put(&status_key, &status)?;
+    if instance != *found { txn.put(&key, &instance) } else { Ok(()) }
+}
+
+/// Whether a report is news about the current run, from the host that holds the instance.
+fn counts(spec: &Instance, before: Option<&InstanceStatus>, host: HostId, report: &agent::InstanceStatus) -> bool {
+    let fresh = before.is_none_or(|before| before.generation < report.generation);
+    // A run that ended cannot run again: that is what a later run is for.
+    let over = before.is_some_and(|before| {
+        before.run_id == report.run_id
+            && matches!(before.phase, Phase::Ended(_) | Phase::Gone)
+            && matches!(report.phase, InstancePhase::Preparing | InstancePhase::Running { .. } | InstancePhase::Stopping)
+    });
+    spec.host() == Some(host)
+        && spec.assignment.epoch == report.epoch
+        && spec.run_id == report.run_id
+        && spec.terminated_at.is_none()
+        && fresh
+        && !over
+}
+
+/// A sentence from a host is bounded: it is kept for every instance.
+const DETAIL_CHARS: usize = 200;
+
+fn phase(phase: &InstancePhase) -> Phase {
+    let cut = |detail: &String| detail.chars().take(DETAIL_CHARS).collect();
+    match phase {
+        InstancePhase::Preparing => Phase::Preparing,
+        InstancePhase::Running { started_at } => Phase::Running(*started_at),
+        InstancePhase::Stopping => Phase::Stopping,
+        InstancePhase::Ended { cause } => Phase::Ended(match cause {
+            EndCause::HypervisorDied { detail } => EndCause::HypervisorDied { detail: cut(detail) },
+            EndCause::StartFailed { detail } => EndCause::StartFailed { detail: cut(detail) },
+            EndCause::GuestPowerOff | EndCause::Requested | EndCause::HostReboot => cause.clone(),
+        }),
+        InstancePhase::Gone => Phase::Gone,
+    }
+}
+
+fn close_usage(
+    txn: &mut Txn,
+    instance: &Instance,
+    host: HostId,
+    status: &mut InstanceStatus,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let Some(open) = status.usage.take() else { return Ok(()) };
+    terroir_metering::close(
+        txn,
+        Interval {
+            account: instance.account,
+            resource: instance.id.to_string(),
+            measure: Measure::Instance {
+                instance_type: instance.instance_type.clone(),
+                vcpus: instance.vcpus,
+                memory_bytes: instance.memory_bytes,
+                run: status.run_id,
+            },
+            host,
+            zone: instance.zone.clone(),
+            started_at: open.since,
+            ended_at: now,
+        },
+    )
+}
+
+/// A run is over: what follows is decided here, not by the host.
+fn ended(txn: &mut Txn, instance: &mut Instance, cause: &EndCause, now: Timestamp) -> Result<(), Error> {
+    match instance.desired {
+        // The host goes on to remove it.
+        Desired::Terminated => return Ok(()),
+        Desired::Stopped => return stopped(txn, instance),
+        Desired::Running => {}
+    }
+    let reason = |why, detail: &str| Some(Reason { why, at: now, detail: detail.to_owned() });
+    match cause {
+        EndCause::GuestPowerOff => {
+            instance.reason = reason(Why::GuestPoweredOff, "");
+            if instance.shutdown_terminates {
+                instance.desired = Desired::Terminated;
+                return Ok(());
+            }
+        }
+        EndCause::HypervisorDied { detail } => instance.reason = reason(Why::HypervisorDied, detail),
+        EndCause::Requested => instance.reason = reason(Why::HypervisorDied, "It was stopped on its host."),
+        EndCause::StartFailed { detail } => {
+            instance.reason = reason(Why::StartFailed, detail);
+            if instance.run_id == 1 {
+                instance.desired = Desired::Terminated;
+                return Ok(());
+            }
+        }
+        EndCause::HostReboot => {
+            instance.record_event(EventKind::HostReboot, now);
+            instance.run_id += 1;
+            return Ok(());
+        }
+    }
+    instance.desired = Desired::Stopped;
+    stopped(txn, instance)
+}
+
+/// A stopped instance keeps its disks and private addresses; processors, memory and pooled public addresses go.
+fn stopped(txn: &mut Txn, instance: &mut Instance) -> Result<(), Error> {
+    drop_capacity(txn, instance)?;
+    for interface in terroir_network::ops::interfaces_of(txn, instance.id)? {
+        terroir_network::ops::public_address_lost_on_stop(txn, instance.account, interface.id)?;
+    }
+    Ok(())
+}
+
+/// Nothing of a terminated instance is left on its host but its volumes.
+fn gone(txn: &mut Txn, instance: &mut Instance, host: HostId, now: Timestamp) -> Result<(), Error> {
+    drop_capacity(txn, instance)?;
+    uncount(txn, instance.account, COUNT_INSTANCES, 1)?;
+    for volume in std::mem::take(&mut instance.volumes) {
+        terroir_block_storage::ops::instance_gone(txn, instance.account, volume, instance.id, now)?;
+    }
+    terroir_network::ops::release_interfaces_of(txn, instance.id, now)?;
+    instance.assignment.ended();
+    instance.terminated_at = Some(now);
+    txn.delete(&host_instance_key(host, instance.id));
+    Ok(())
+}

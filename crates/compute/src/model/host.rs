@@ -1,0 +1,59 @@
+use serde::{Deserialize, Serialize};
+use terroir_agent_api::HostFacts;
+use terroir_policy::{Operator, Site};
+use terroir_scheduler::Room;
+use terroir_store::{Key, record};
+use terroir_types::{HostId, Timestamp};
+
+/// A host as the operator wants it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Host {
+    pub id: HostId,
+    /// Name of the availability zone that its site is.
+    pub zone: String,
+    pub site: Site,
+    pub operator: Operator,
+    pub mode: HostMode,
+    pub registered_at: Timestamp,
+}
+
+record!(Host { kind: "host", version: 1 });
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HostMode {
+    Active,
+    /// Takes nothing new.
+    Drained,
+    /// Declared lost by the operator: it will never come back, nor what was on it.
+    Lost,
+}
+
+/// A host as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostStatus {
+    pub facts: HostFacts,
+    pub boot_id: String,
+}
+
+record!(HostStatus { kind: "host-status", version: 1 });
+
+/// What is promised of a host. A record of its own, because every placement compares it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCapacity {
+    pub reserved: Room,
+}
+
+record!(HostCapacity { kind: "host-capacity", version: 1 });
+
+pub fn host_key(id: HostId) -> Key {
+    Key::new(format!("host/{id}"))
+}
+
+pub fn host_status_key(id: HostId) -> Key {
+    Key::new(format!("host-status/{id}"))
+}
+
+pub fn host_capacity_key(id: HostId) -> Key {
+    Key::new(format!("host-capacity/{id}"))
+}
