@@ -52,6 +52,17 @@ def shared_cloud():
 
 
 @pytest.fixture(scope="module")
+def image(shared_cloud, tmp_path_factory):
+    """Id of an image in the shared cloud: an empty disk, since nothing boots there."""
+    disk = tmp_path_factory.mktemp("image") / "empty.raw"
+    disk.write_bytes(b"")
+    os.truncate(disk, 1 << 20)
+    shared_cloud.terroir("image", "import", str(disk), "--name", "empty")
+    [image] = shared_cloud.client("ec2").describe_images(Filters=[{"Name": "name", "Values": ["empty"]}])["Images"]
+    return image["ImageId"]
+
+
+@pytest.fixture(scope="module")
 def vm_cloud():
     """A cloud with real virtual machines and the image `tiny`, for one module."""
     cloud = Cloud("qemu")
