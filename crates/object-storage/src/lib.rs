@@ -1,1 +1,10 @@
-//! Placeholder until its first code arrives.
+//! Buckets and objects: S3, served through `s3s`, over a backend that keeps the bytes.
+//!
+//! A bucket is a record of the state store ([`model`], [`ops`]); its objects are the [`backend`]'s, which knows it only
+//! by number.
+
+pub mod backend;
+pub mod budget;
+pub mod checksum;
+pub mod model;
+pub mod ops;

@@ -1,0 +1,160 @@
+//! Removing files that the index no longer names.
+//!
+//! What replaces or deletes an object moves its files' numbers to the table `garbage` in the same transaction; they are
+//! removed afterwards, and the rows after them. A file that is being read is pinned and waits. A reader finds the row
+//! and pins under the shared side of a gate; the collector takes the exclusive side before it decides, so that whoever
+//! still saw the old row has pinned by then.
+//!
+//! A crash leaves files that were never named. Numbers begin with the process's start, so only files of earlier starts
+//! can be orphans: they are looked for once, in the background.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use tokio::sync::Notify;
+
+use super::files::{ContentId, Files, epoch_of};
+use super::writer::blocking;
+use super::{Inner, rows};
+use crate::backend::BackendError;
+
+const BATCH: i64 = 500;
+
+#[derive(Default)]
+pub(super) struct Pins {
+    gate: RwLock<()>,
+    held: Mutex<HashMap<ContentId, usize>>,
+    pub(super) bell: Notify,
+}
+
+/// Keeps the files of one object while somebody reads them.
+pub(super) struct Pin {
+    pins: Arc<Pins>,
+    ids: Vec<ContentId>,
+}
+
+impl Pins {
+    /// Runs `find`, which reads a row and pins what it names.
+    pub(super) fn while_gate_is_open<R>(&self, find: impl FnOnce() -> R) -> R {
+        let _gate = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        find()
+    }
+
+    pub(super) fn pin(self: &Arc<Self>, ids: Vec<ContentId>) -> Pin {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in &ids {
+            *held.entry(*id).or_default() += 1;
+        }
+        Pin { pins: Arc::clone(self), ids }
+    }
+
+    fn unpinned(&self, ids: Vec<ContentId>) -> Vec<ContentId> {
+        let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.into_iter().filter(|id| !held.contains_key(id)).collect()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut held = self.pins.held.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in &self.ids {
+            if let Some(count) = held.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    held.remove(id);
+                }
+            }
+        }
+        drop(held);
+        self.pins.bell.notify_one();
+    }
+}
+
+/// Runs until the backend is dropped.
+pub(super) async fn collect(backend: Weak<Inner>, pins: Arc<Pins>) {
+    loop {
+        let Some(inner) = backend.upgrade() else { return };
+        if let Err(error) = collect_once(&inner).await {
+            tracing::warn!(%error, "files of deleted objects were not removed; it is tried again with the next one");
+        }
+        drop(inner);
+        pins.bell.notified().await;
+    }
+}
+
+async fn collect_once(inner: &Arc<Inner>) -> Result<(), BackendError> {
+    let mut after: i64 = -1;
+    loop {
+        let ids = inner
+            .index
+            .read(move |c| {
+                let mut query = c.prepare_cached("SELECT id FROM garbage WHERE id > ?1 ORDER BY id LIMIT ?2")?;
+                let ids = query.query_map(params![after, BATCH], |row| row.get::<_, i64>(0))?;
+                Ok(ids.collect::<Result<Vec<_>, _>>()?)
+            })
+            .await?;
+        let Some(last) = ids.last() else { return Ok(()) };
+        after = *last;
+        let (files, pins) = (inner.files.clone(), Arc::clone(&inner.pins));
+        let removed = blocking(move || {
+            let ids = pins.unpinned(ids.into_iter().map(i64::cast_unsigned).collect());
+            for id in &ids {
+                files.remove(*id)?;
+            }
+            Ok(ids)
+        })
+        .await?;
+        if !removed.is_empty() {
+            inner
+                .index
+                .write(move |c| {
+                    let mut delete = c.prepare_cached("DELETE FROM garbage WHERE id = ?1")?;
+                    for id in removed {
+                        delete.execute([id.cast_signed()])?;
+                    }
+                    Ok(())
+                })
+                .await?;
+        }
+    }
+}
+
+/// Removes what a crash left behind, unless the last end was a clean one.
+pub(super) async fn sweep(inner: Arc<Inner>) -> Result<u64, BackendError> {
+    let current = inner.epoch;
+    let swept = inner.index.read(|c| Ok(rows::meta(c, rows::SWEPT)?.unwrap_or(0))).await?;
+    if swept.cast_unsigned() >= current {
+        return Ok(0);
+    }
+    let mut removed = 0;
+    for folder in Files::folder_numbers() {
+        let files = inner.files.clone();
+        let found = blocking(move || Ok(files.in_folder(folder)?)).await?;
+        let suspects: Vec<_> = found.into_iter().filter(|id| epoch_of(*id) < current).collect();
+        let orphans = inner.index.read(move |c| unnamed(c, suspects)).await?;
+        removed += orphans.len() as u64;
+        let files = inner.files.clone();
+        blocking(move || {
+            for id in orphans {
+                files.remove(id)?;
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    inner.index.write(move |c| rows::set_meta(c, rows::SWEPT, current.cast_signed())).await?;
+    Ok(removed)
+}
+
+/// What is in `garbage` is left to the collector, which knows who still reads it.
+fn unnamed(c: &Connection, ids: Vec<ContentId>) -> Result<Vec<ContentId>, BackendError> {
+    let mut known = c.prepare_cached("SELECT 1 FROM content WHERE id = ?1 UNION ALL SELECT 1 FROM garbage WHERE id = ?1")?;
+    let mut orphans = Vec::new();
+    for id in ids {
+        if known.query_row([id.cast_signed()], |_| Ok(())).optional()?.is_none() {
+            orphans.push(id);
+        }
+    }
+    Ok(orphans)
+}

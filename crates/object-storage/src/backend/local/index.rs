@@ -1,0 +1,258 @@
+//! The index: one SQLite file with one writer and a few readers.
+//!
+//! Writes are closures that a thread of its own runs. What is waiting while a commit is being synced joins the next
+//! transaction, so that concurrent writes share one sync. A closure checks everything before it writes anything: one
+//! that fails has written nothing, and those beside it in the transaction are not disturbed. Only if SQLite itself
+//! fails is the whole transaction rolled back, and everybody in it is told so.
+
+use rusqlite::{Connection, OpenFlags};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{mpsc, oneshot};
+
+use super::files::Unfinished;
+use crate::backend::BackendError;
+
+const SCHEMA_VERSION: i64 = 1;
+const QUEUE: usize = 1024;
+const GROUP: usize = 256;
+const IDLE_READERS: usize = 8;
+
+const SCHEMA: &str = "
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bucket (id INTEGER PRIMARY KEY, state INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS object (
+    bucket INTEGER NOT NULL, key BLOB NOT NULL,
+    content INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, etag TEXT NOT NULL,
+    checksum BLOB, parts INTEGER, upload TEXT, meta BLOB NOT NULL,
+    PRIMARY KEY (bucket, key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS content (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, data BLOB);
+CREATE TABLE IF NOT EXISTS garbage (id INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS upload (
+    bucket INTEGER NOT NULL, key BLOB NOT NULL, id TEXT NOT NULL,
+    initiated INTEGER NOT NULL, new BLOB NOT NULL,
+    PRIMARY KEY (bucket, key, id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS part (
+    upload TEXT NOT NULL, number INTEGER NOT NULL,
+    content INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, etag TEXT NOT NULL, checksum BLOB,
+    PRIMARY KEY (upload, number)
+) WITHOUT ROWID;
+";
+
+/// Called with the outcome of the transaction.
+type Finish = Box<dyn FnOnce(Result<(), BackendError>) + Send>;
+
+struct Done {
+    /// SQLite failed: nothing of this transaction may stay.
+    spoilt: Option<BackendError>,
+    finish: Finish,
+}
+
+type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+
+/// A handle to the index.
+pub(super) struct Index {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+}
+
+struct Readers {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Index {
+    /// Opens or makes the file and starts its writer.
+    pub(super) fn open(path: &Path) -> Result<Self, BackendError> {
+        let writer = Connection::open(path)?;
+        writer.execute_batch("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL;")?;
+        prepare(&writer)?;
+        writer.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")?;
+        let found: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if found > SCHEMA_VERSION {
+            let message = format!("the object index has format {found}, this version knows {SCHEMA_VERSION}");
+            return Err(BackendError::Index(message));
+        }
+        writer.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        std::thread::Builder::new().name("object-index".into()).spawn(move || write_groups(&writer, queue))?;
+        let readers = Readers { path: path.to_owned(), idle: Mutex::default() };
+        Ok(Self { jobs, readers: Arc::new(readers) })
+    }
+
+    /// Runs `work` in a write transaction and returns when that is on disk. `work` writes nothing if it fails.
+    pub(super) async fn write<R, F>(&self, work: F) -> Result<R, BackendError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection) -> Result<R, BackendError> + Send + 'static,
+    {
+        self.run(None, work).await
+    }
+
+    /// As [`Index::write`]; `unfinished` files are kept if the write succeeds and removed if not.
+    pub(super) async fn write_guarded<R, F>(&self, unfinished: Unfinished, work: F) -> Result<R, BackendError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection) -> Result<R, BackendError> + Send + 'static,
+    {
+        self.run(Some(unfinished), work).await
+    }
+
+    async fn run<R, F>(&self, unfinished: Option<Unfinished>, work: F) -> Result<R, BackendError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection) -> Result<R, BackendError> + Send + 'static,
+    {
+        let (answer, wait) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = work(connection);
+            let spoilt = match &result {
+                Err(BackendError::DiskFull) => Some(BackendError::DiskFull),
+                Err(BackendError::Index(text)) => Some(BackendError::Index(text.clone())),
+                _ => None,
+            };
+            let finish: Finish = Box::new(move |committed| {
+                let outcome = committed.and(result);
+                if let (Ok(_), Some(unfinished)) = (&outcome, unfinished) {
+                    unfinished.keep();
+                }
+                // Nobody waits any more if the client has gone away; the write stands all the same.
+                drop(answer.send(outcome));
+            });
+            Done { spoilt, finish }
+        });
+        self.jobs.send(job).await.map_err(|_| BackendError::Closed)?;
+        wait.await.map_err(|_| BackendError::Closed)?
+    }
+
+    /// Runs `work` on a reader's connection, outside the async threads.
+    pub(super) async fn read<R, F>(&self, work: F) -> Result<R, BackendError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection) -> Result<R, BackendError> + Send + 'static,
+    {
+        let readers = Arc::clone(&self.readers);
+        tokio::task::spawn_blocking(move || {
+            let connection = readers.take()?;
+            // One snapshot for all that `work` reads; it begins with the first of its queries.
+            connection.execute_batch("BEGIN")?;
+            let result = work(&connection);
+            connection.execute_batch("COMMIT")?;
+            readers.give_back(connection);
+            result
+        })
+        .await
+        .map_err(|error| BackendError::Index(error.to_string()))?
+    }
+}
+
+impl Readers {
+    fn take(&self) -> Result<Connection, BackendError> {
+        if let Some(connection) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(connection);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        prepare(&connection)?;
+        Ok(connection)
+    }
+
+    fn give_back(&self, connection: Connection) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_READERS {
+            idle.push(connection);
+        }
+    }
+}
+
+fn prepare(connection: &Connection) -> Result<(), BackendError> {
+    connection.set_prepared_statement_cache_capacity(64);
+    connection.busy_timeout(std::time::Duration::from_secs(10))?;
+    connection.execute_batch("PRAGMA cache_size = -8192; PRAGMA temp_store = MEMORY;")?;
+    Ok(())
+}
+
+fn write_groups(connection: &Connection, mut queue: mpsc::Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut jobs = vec![first];
+        while jobs.len() < GROUP
+            && let Ok(job) = queue.try_recv()
+        {
+            jobs.push(job);
+        }
+        write_group(connection, jobs);
+    }
+    // The last checkpoint, so that the next start finds a short log. What it fails at, that start does.
+    let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE);");
+}
+
+fn write_group(connection: &Connection, jobs: Vec<Job>) {
+    let begun = connection.execute_batch("BEGIN IMMEDIATE");
+    let mut failure = begun.err().map(BackendError::from);
+    let mut waiting = Vec::with_capacity(jobs.len());
+    if failure.is_none() {
+        for job in jobs {
+            let done = job(connection);
+            waiting.push(done.finish);
+            if done.spoilt.is_some() {
+                failure = done.spoilt;
+                break;
+            }
+        }
+        if failure.is_none() {
+            failure = connection.execute_batch("COMMIT").err().map(BackendError::from);
+        }
+        if failure.is_some() && !connection.is_autocommit() {
+            // If this fails, so will the next BEGIN, and everybody is told.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+    }
+    if let Some(error) = &failure {
+        tracing::error!(%error, "a transaction of the object index failed");
+    }
+    for finish in waiting {
+        finish(failure.as_ref().map_or(Ok(()), |error| Err(same(error))));
+    }
+}
+
+/// Index failures are told to several callers.
+fn same(error: &BackendError) -> BackendError {
+    match error {
+        BackendError::DiskFull => BackendError::DiskFull,
+        other => BackendError::Index(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::future::join_all;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_failure_in_a_group_disturbs_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Arc::new(Index::open(&dir.path().join("index.sqlite")).unwrap());
+        let write = |n: i64| {
+            let index = Arc::clone(&index);
+            async move {
+                index
+                    .write(move |c| {
+                        if n % 7 == 0 {
+                            return Err(BackendError::NoSuchKey);
+                        }
+                        c.execute("INSERT INTO bucket (id, state) VALUES (?1, 0)", [n])?;
+                        Ok(n)
+                    })
+                    .await
+            }
+        };
+        let results = join_all((1..=500).map(write)).await;
+        for (n, result) in (1..=500).zip(results) {
+            assert_eq!(result.is_ok(), n % 7 != 0, "{n}: {result:?}");
+        }
+        let count: i64 = index.read(|c| Ok(c.query_row("SELECT count(*) FROM bucket", [], |r| r.get(0))?)).await.unwrap();
+        assert_eq!(count, 500 - 71);
+    }
+}

@@ -1,0 +1,398 @@
+//! Objects on this machine's disk. The format is described in `docs/object-format.md`.
+
+mod files;
+mod garbage;
+mod index;
+mod list;
+mod multipart;
+mod reader;
+mod rows;
+mod writer;
+
+use async_trait::async_trait;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use terroir_types::{Clock, IdSource, Timestamp};
+
+use self::files::{COUNTER_BITS, ContentId, Files, Unfinished};
+use self::garbage::{Pin, Pins};
+use self::index::Index;
+use self::reader::{FileContent, InlineContent, Piece};
+use self::rows::{Data, NewObject};
+use self::writer::{ReceivedBytes, blocking};
+use super::{
+    BackendError, BucketId, ByteStream, CompleteUpload, Content, List, ListUploads, Listing, MAX_PUT_SIZE, NewUpload,
+    ObjectBackend, ObjectHead, ObjectMeta, OpenObject, PartHead, PartOfObject, Place, Put, StringMap, Upload,
+    UploadListing, Verify, WriteCondition,
+};
+use crate::budget::DiskBudget;
+use crate::checksum::Algorithm;
+
+/// The local backend. A cheap handle.
+#[derive(Clone)]
+pub struct LocalBackend(Arc<Inner>);
+
+struct Inner {
+    index: Index,
+    files: Files,
+    pins: Arc<Pins>,
+    budget: Arc<dyn DiskBudget>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    /// Number of this start of the process.
+    epoch: u64,
+    counter: AtomicU64,
+}
+
+impl Inner {
+    fn next_content(&self) -> ContentId {
+        self.epoch << COUNTER_BITS | self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn admit(&self, bytes: u64) -> Result<(), BackendError> {
+        if self.budget.admit(bytes) { Ok(()) } else { Err(BackendError::DiskFull) }
+    }
+
+    /// Whole seconds, as HTTP's dates have them.
+    fn now(&self) -> Timestamp {
+        Timestamp::from_secs(self.clock.now().secs())
+    }
+
+    fn ring_if(&self, garbage: bool) {
+        if garbage {
+            self.pins.bell.notify_one();
+        }
+    }
+}
+
+impl LocalBackend {
+    /// Opens or makes the store in the folder `root`, and begins to remove what a crash left behind.
+    ///
+    /// # Errors
+    /// `Io`, `Index`; a newer format is refused.
+    pub async fn open(
+        root: &Path,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        budget: Arc<dyn DiskBudget>,
+    ) -> Result<Self, BackendError> {
+        let root = root.to_owned();
+        let (files, index) = blocking(move || {
+            let files = Files::open(&root.join("files"))?;
+            let index = Index::open(&root.join("index.sqlite"))?;
+            std::fs::File::open(&root)?.sync_all()?;
+            Ok((files, index))
+        })
+        .await?;
+        let epoch = index
+            .write(|c| {
+                let epoch = rows::meta(c, rows::EPOCH)?.unwrap_or(0) + 1;
+                rows::set_meta(c, rows::EPOCH, epoch)?;
+                Ok(epoch.cast_unsigned())
+            })
+            .await?;
+        let pins = Arc::new(Pins::default());
+        let counter = AtomicU64::new(0);
+        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter });
+        tokio::spawn(garbage::collect(Arc::downgrade(&inner), Arc::clone(&inner.pins)));
+        let sweeping = Arc::downgrade(&inner);
+        tokio::spawn(async move {
+            let Some(inner) = sweeping.upgrade() else { return };
+            match garbage::sweep(inner).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed object files that were never finished"),
+                Err(error) => tracing::warn!(%error, "unfinished object files remain; the next start looks again"),
+            }
+        });
+        Ok(Self(inner))
+    }
+
+    /// Removes, and waits for it, what earlier processes left unfinished; gives the number of files. `open` does the
+    /// same in the background.
+    pub async fn sweep(&self) -> Result<u64, BackendError> {
+        garbage::sweep(Arc::clone(&self.0)).await
+    }
+
+    /// Verifies a body and makes it an object.
+    async fn put_received(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
+        let Put { meta, condition, algorithms, verify, size } = put;
+        self.0.admit(size.unwrap_or(0))?;
+        if size.is_some_and(|size| size > MAX_PUT_SIZE) {
+            return Err(BackendError::TooLarge);
+        }
+        if condition != WriteCondition::Always {
+            // Refused early where it can be; decided again with the write.
+            let (place, condition) = (at.clone(), condition.clone());
+            self.0.index.read(move |c| rows::check_condition(c, &place, &condition)).await?;
+        }
+        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, true).await?;
+        let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
+        let head = ObjectHead {
+            size: received.digests.length,
+            etag: received.digests.etag(),
+            modified: self.0.now(),
+            checksum,
+            meta: Arc::new(meta),
+            parts: None,
+        };
+        let (content, data, unfinished) = match received.bytes {
+            ReceivedBytes::Inline(bytes) => {
+                (self.0.next_content(), Data::Inline(bytes.into()), Unfinished::none(&self.0.files))
+            }
+            ReceivedBytes::File(id, unfinished) => (id, Data::File, unfinished),
+        };
+        self.commit(at, NewObject { content, data, head, upload: None }, condition, unfinished).await
+    }
+
+    async fn commit(
+        &self,
+        at: &Place,
+        new: NewObject,
+        condition: WriteCondition,
+        unfinished: Unfinished,
+    ) -> Result<ObjectHead, BackendError> {
+        let place = at.clone();
+        let written = self
+            .0
+            .index
+            .write_guarded(unfinished, move |c| {
+                let garbage = rows::put_object(c, &place, &new, &condition)?;
+                Ok((new.head, garbage))
+            })
+            .await;
+        let (head, garbage) = written?;
+        self.0.ring_if(garbage);
+        Ok(head)
+    }
+
+    /// Finds an object and pins what it is made of.
+    async fn find(&self, at: &Place) -> Result<Option<Found>, BackendError> {
+        let (place, inner) = (at.clone(), Arc::clone(&self.0));
+        self.0
+            .index
+            .read(move |c| {
+                inner.pins.while_gate_is_open(|| {
+                    let Some(row) = rows::object(c, &place)? else { return Ok(None) };
+                    let data = rows::content(c, row.content)?;
+                    let ids = match &data {
+                        Data::Inline(_) => Vec::new(),
+                        Data::File => vec![row.content],
+                        Data::Parts(parts) => parts.iter().map(|part| part.content).collect(),
+                    };
+                    let pin = Arc::new(inner.pins.pin(ids));
+                    Ok(Some(Found { content: row.content, head: row.head, data, pin }))
+                })
+            })
+            .await
+    }
+
+    /// Gives the object's bytes a second owner: files by a second name, small ones by a copy.
+    async fn duplicate(&self, source: Found) -> Result<(ContentId, Data, Unfinished), BackendError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || {
+            let id = inner.next_content();
+            let mut unfinished = Unfinished::none(&inner.files);
+            let data = match source.data {
+                Data::Inline(bytes) => Data::Inline(bytes),
+                Data::File => {
+                    unfinished.add(inner.files.link(source.content, id)?);
+                    inner.files.sync_entries(&[id])?;
+                    Data::File
+                }
+                Data::Parts(parts) => {
+                    let mut copies = Vec::with_capacity(parts.len());
+                    for part in parts {
+                        let copy = inner.next_content();
+                        unfinished.add(inner.files.link(part.content, copy)?);
+                        copies.push(PartOfObject { content: copy, ..part });
+                    }
+                    inner.files.sync_entries(&copies.iter().map(|part| part.content).collect::<Vec<_>>())?;
+                    Data::Parts(copies)
+                }
+            };
+            Ok((id, data, unfinished))
+        })
+        .await
+    }
+}
+
+/// An object with where its bytes are; they stay while this is held.
+struct Found {
+    content: ContentId,
+    head: ObjectHead,
+    data: Data,
+    pin: Arc<Pin>,
+}
+
+impl Found {
+    fn open(self, files: &Files) -> OpenObject {
+        let pieces = match &self.data {
+            Data::Inline(_) => Vec::new(),
+            Data::File => vec![Piece { id: self.content, size: self.head.size }],
+            Data::Parts(parts) => parts.iter().map(|part| Piece { id: part.content, size: part.size }).collect(),
+        };
+        let files = files.clone();
+        let content: Box<dyn Content> = match self.data {
+            Data::Inline(bytes) => Box::new(InlineContent(bytes)),
+            Data::File => {
+                Box::new(FileContent { files, pieces: pieces.into(), parts: Vec::new(), pin: self.pin })
+            }
+            Data::Parts(parts) => Box::new(FileContent { files, pieces: pieces.into(), parts, pin: self.pin }),
+        };
+        OpenObject { head: self.head, content }
+    }
+}
+
+#[async_trait]
+impl ObjectBackend for LocalBackend {
+    async fn close_bucket(&self, bucket: BucketId) -> Result<(), BackendError> {
+        self.0.index.write(move |c| rows::close_bucket(c, bucket)).await
+    }
+
+    async fn settle_bucket(&self, bucket: BucketId, gone: bool) -> Result<(), BackendError> {
+        self.0.index.write(move |c| rows::settle_bucket(c, bucket, gone)).await?;
+        self.0.ring_if(gone);
+        Ok(())
+    }
+
+    async fn closed_buckets(&self) -> Result<Vec<BucketId>, BackendError> {
+        self.0.index.read(rows::closed_buckets).await
+    }
+
+    async fn put(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
+        self.put_received(at, body, put).await
+    }
+
+    async fn head(&self, at: &Place) -> Result<Option<ObjectHead>, BackendError> {
+        let place = at.clone();
+        self.0.index.read(move |c| Ok(rows::object(c, &place)?.map(|row| row.head))).await
+    }
+
+    async fn open(&self, at: &Place) -> Result<Option<OpenObject>, BackendError> {
+        Ok(self.find(at).await?.map(|found| found.open(&self.0.files)))
+    }
+
+    async fn copy(
+        &self,
+        from: &Place,
+        etag: &str,
+        to: &Place,
+        meta: ObjectMeta,
+        condition: WriteCondition,
+    ) -> Result<ObjectHead, BackendError> {
+        let found = self.find(from).await?.ok_or(BackendError::NoSuchKey)?;
+        if found.head.etag != etag {
+            return Err(BackendError::SourceChanged);
+        }
+        let inline = matches!(found.data, Data::Inline(_));
+        self.0.admit(if inline { found.head.size } else { 0 })?;
+        let head = ObjectHead { modified: self.0.now(), meta: Arc::new(meta), ..found.head.clone() };
+        let (content, data, unfinished) = self.duplicate(found).await?;
+        let new = NewObject { content, data, head, upload: None };
+        self.commit(to, new, condition, unfinished).await
+    }
+
+    async fn set_tags(&self, at: &Place, tags: StringMap) -> Result<(), BackendError> {
+        let place = at.clone();
+        self.0
+            .index
+            .write(move |c| {
+                let row = rows::object(c, &place)?.ok_or(BackendError::NoSuchKey)?;
+                rows::set_object_meta(c, &place, &ObjectMeta { tags, ..(*row.head.meta).clone() })
+            })
+            .await
+    }
+
+    async fn delete(&self, at: &Place, condition: WriteCondition) -> Result<bool, BackendError> {
+        let place = at.clone();
+        let (existed, garbage) = self.0.index.write(move |c| rows::delete_object(c, &place, &condition)).await?;
+        self.0.ring_if(garbage);
+        Ok(existed)
+    }
+
+    async fn list(&self, bucket: BucketId, list: List) -> Result<Listing, BackendError> {
+        self.0.index.read(move |c| list::list(c, bucket, &list)).await
+    }
+
+    async fn create_upload(&self, at: &Place, new: NewUpload) -> Result<Upload, BackendError> {
+        self.0.admit(0)?;
+        let now = self.0.now();
+        // Begins with the time, so that uploads of one key are listed in the order in which they were begun.
+        let id = format!("{:011x}{:032x}", self.0.clock.now().millis(), self.0.ids.next_u128());
+        let upload = Upload { id, key: at.key.clone(), initiated: now, new };
+        let (place, row) = (at.clone(), upload.clone());
+        self.0.index.write(move |c| multipart::create(c, &place, &row)).await?;
+        Ok(upload)
+    }
+
+    async fn upload(&self, at: &Place, id: &str) -> Result<Option<Upload>, BackendError> {
+        let (place, id) = (at.clone(), id.to_owned());
+        self.0.index.read(move |c| multipart::find(c, &place, &id)).await
+    }
+
+    async fn put_part(
+        &self,
+        at: &Place,
+        upload: &str,
+        number: u16,
+        body: ByteStream,
+        algorithms: Vec<Algorithm>,
+        verify: Verify,
+    ) -> Result<PartHead, BackendError> {
+        self.0.admit(0)?;
+        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false).await?;
+        let ReceivedBytes::File(content, unfinished) = received.bytes else {
+            return Err(BackendError::Damaged("a part was not written to a file".into()));
+        };
+        let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
+        let part = PartHead {
+            number,
+            size: received.digests.length,
+            etag: received.digests.etag(),
+            modified: self.0.now(),
+            checksum,
+        };
+        let (place, upload, row) = (at.clone(), upload.to_owned(), part.clone());
+        let write = move |c: &rusqlite::Connection| multipart::put_part(c, &place, &upload, content, &row);
+        let garbage = self.0.index.write_guarded(unfinished, write).await?;
+        self.0.ring_if(garbage);
+        Ok(part)
+    }
+
+    async fn list_parts(
+        &self,
+        at: &Place,
+        upload: &str,
+        after: u16,
+        limit: usize,
+    ) -> Result<(Vec<PartHead>, bool), BackendError> {
+        let (place, upload) = (at.clone(), upload.to_owned());
+        self.0.index.read(move |c| multipart::parts(c, &place, &upload, after, limit)).await
+    }
+
+    async fn list_uploads(&self, bucket: BucketId, list: ListUploads) -> Result<UploadListing, BackendError> {
+        self.0.index.read(move |c| multipart::list(c, bucket, &list)).await
+    }
+
+    async fn complete_upload(
+        &self,
+        at: &Place,
+        upload: &str,
+        complete: CompleteUpload,
+    ) -> Result<ObjectHead, BackendError> {
+        let (place, upload) = (at.clone(), upload.to_owned());
+        let (content, now) = (self.0.next_content(), self.0.now());
+        let write = move |c: &rusqlite::Connection| multipart::complete(c, &place, &upload, &complete, content, now);
+        let (head, garbage) = self.0.index.write(write).await?;
+        self.0.ring_if(garbage);
+        Ok(head)
+    }
+
+    async fn abort_upload(&self, at: &Place, upload: &str) -> Result<(), BackendError> {
+        let (place, upload) = (at.clone(), upload.to_owned());
+        let garbage = self.0.index.write(move |c| multipart::abort(c, &place, &upload)).await?;
+        self.0.ring_if(garbage);
+        Ok(())
+    }
+}

@@ -1,0 +1,134 @@
+//! Taking in a body: hashed as it comes, kept in memory while it is small, else written to a file.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use std::fs::File;
+use std::io::Write;
+use tokio::task::JoinHandle;
+
+use super::LocalBackend;
+use super::files::{ContentId, Unfinished};
+use crate::backend::{BackendError, ByteStream};
+use crate::checksum::{Algorithm, Digests, Hasher};
+
+/// Objects up to this size live in the index itself: one sync makes them durable.
+pub(super) const INLINE_MAX: usize = 32 << 10;
+/// What is hashed and written in one go.
+const BATCH: usize = 1 << 20;
+/// How often the disk budget is asked while a file grows.
+const BUDGET_STEP: u64 = 16 << 20;
+
+/// A body that was taken in. Nothing names it yet.
+pub(super) struct Received {
+    pub digests: Digests,
+    pub bytes: ReceivedBytes,
+}
+
+pub(super) enum ReceivedBytes {
+    Inline(Vec<u8>),
+    /// Synced, with its directory entry.
+    File(ContentId, Unfinished),
+}
+
+struct FileSink {
+    file: File,
+    hasher: Hasher,
+}
+
+impl FileSink {
+    fn take(mut self, batch: &[Bytes]) -> Result<Self, BackendError> {
+        for piece in batch {
+            self.hasher.update(piece);
+            self.file.write_all(piece)?;
+        }
+        Ok(self)
+    }
+}
+
+impl LocalBackend {
+    /// Reads `body` to its end. `inline`: whether a small one may stay in memory.
+    pub(super) async fn receive(
+        &self,
+        mut body: ByteStream,
+        algorithms: &[Algorithm],
+        max: u64,
+        inline: bool,
+    ) -> Result<Received, BackendError> {
+        let mut batch = Batch::default();
+        let limit = if inline { INLINE_MAX } else { 0 };
+        let mut ended = !batch.fill(&mut body, limit).await?;
+        if ended && inline && batch.bytes <= INLINE_MAX {
+            let mut hasher = Hasher::new(algorithms);
+            let bytes = batch.pieces.concat();
+            hasher.update(&bytes);
+            return Ok(Received { digests: hasher.finish(), bytes: ReceivedBytes::Inline(bytes) });
+        }
+        let id = self.0.next_content();
+        let files = self.0.files.clone();
+        let (file, unfinished) = blocking(move || Ok(files.create(id)?)).await?;
+        let mut sink = FileSink { file, hasher: Hasher::new(algorithms) };
+        let mut total = 0;
+        let mut budgeted = 0;
+        loop {
+            total += batch.bytes as u64;
+            if total > max {
+                return Err(BackendError::TooLarge);
+            }
+            if total >= budgeted {
+                self.0.admit(BUDGET_STEP)?;
+                budgeted = total + BUDGET_STEP;
+            }
+            let pieces = std::mem::take(&mut batch.pieces);
+            batch.bytes = 0;
+            // While this batch is hashed and written, the next one is read.
+            let writing: JoinHandle<Result<FileSink, BackendError>> =
+                tokio::task::spawn_blocking(move || sink.take(&pieces));
+            let filled = if ended { Ok(false) } else { batch.fill(&mut body, BATCH).await };
+            sink = writing.await.map_err(|error| BackendError::Io(std::io::Error::other(error)))??;
+            let was_last = ended;
+            ended = !filled?;
+            if was_last {
+                break;
+            }
+        }
+        let files = self.0.files.clone();
+        let digests = blocking(move || {
+            sink.file.sync_data()?;
+            files.sync_entry(id)?;
+            Ok(sink.hasher.finish())
+        })
+        .await?;
+        Ok(Received { digests, bytes: ReceivedBytes::File(id, unfinished) })
+    }
+}
+
+#[derive(Default)]
+struct Batch {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Reads until more than `limit` bytes are there. False: the body has ended.
+    async fn fill(&mut self, body: &mut ByteStream, limit: usize) -> Result<bool, BackendError> {
+        while self.bytes <= limit {
+            match body.next().await {
+                Some(Ok(piece)) if piece.is_empty() => {}
+                Some(Ok(piece)) => {
+                    self.bytes += piece.len();
+                    self.pieces.push(piece);
+                }
+                Some(Err(error)) => return Err(BackendError::Body(error)),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Runs file operations outside the async threads.
+pub(super) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, BackendError> + Send + 'static,
+) -> Result<R, BackendError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| BackendError::Io(std::io::Error::other(error)))?
+}

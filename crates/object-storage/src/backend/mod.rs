@@ -1,0 +1,131 @@
+//! Where object bytes and their index are kept.
+//!
+//! [`ObjectBackend`] is what the S3 front needs of a place for objects, and no more: it knows neither accounts nor
+//! permissions, and a bucket is a number to it. [`local`] keeps objects on this machine's disk. A log of segments or a
+//! foreign S3 endpoint can stand in its place.
+//!
+//! What every backend promises:
+//! - A write that returned is on stable storage, with everything that is needed to find it again.
+//! - An object is replaced at once: a reader sees the old one or the new one, whole, also while it streams.
+//! - A condition on a write is decided together with the write: of several creations that ask for absence one wins.
+//! - What failed or was given up leaves nothing that can be seen.
+
+pub mod local;
+mod types;
+
+pub use types::*;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::Stream;
+use std::ops::Range;
+use std::pin::Pin;
+
+use crate::checksum::Algorithm;
+
+/// The bytes of an object, in pieces of any size. An error ends it.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One version of an object, held so that it stays readable when it is replaced or deleted meanwhile.
+pub trait Content: Send + Sync + 'static {
+    /// The bytes in `range`, which lies inside the object.
+    fn stream(&self, range: Range<u64>) -> ByteStream;
+
+    /// The parts that a multipart upload was completed from, none for other objects.
+    fn parts(&self) -> &[PartOfObject];
+}
+
+/// An object that was found, with access to its bytes.
+pub struct OpenObject {
+    pub head: ObjectHead,
+    pub content: Box<dyn Content>,
+}
+
+impl OpenObject {
+    pub fn stream(&self, range: Range<u64>) -> ByteStream {
+        self.content.stream(range)
+    }
+
+    pub fn stream_all(&self) -> ByteStream {
+        self.content.stream(0..self.head.size)
+    }
+}
+
+#[async_trait]
+pub trait ObjectBackend: Send + Sync + 'static {
+    /// First half of deleting a bucket: from here on nothing can be written to it.
+    ///
+    /// # Errors
+    /// `BucketNotEmpty` if it holds an object; uploads in progress do not count.
+    async fn close_bucket(&self, bucket: BucketId) -> Result<(), BackendError>;
+
+    /// Second half: either the bucket is gone for good, or it opens again.
+    async fn settle_bucket(&self, bucket: BucketId, gone: bool) -> Result<(), BackendError>;
+
+    /// Buckets that were closed and not settled, because the process ended in between.
+    async fn closed_buckets(&self) -> Result<Vec<BucketId>, BackendError>;
+
+    async fn put(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError>;
+
+    async fn head(&self, at: &Place) -> Result<Option<ObjectHead>, BackendError>;
+
+    async fn open(&self, at: &Place) -> Result<Option<OpenObject>, BackendError>;
+
+    /// Copies an object without changing its bytes or its checksum.
+    ///
+    /// # Errors
+    /// `SourceChanged` if the source's ETag is no longer `etag`.
+    async fn copy(
+        &self,
+        from: &Place,
+        etag: &str,
+        to: &Place,
+        meta: ObjectMeta,
+        condition: WriteCondition,
+    ) -> Result<ObjectHead, BackendError>;
+
+    /// Replaces the tags of an object.
+    async fn set_tags(&self, at: &Place, tags: StringMap) -> Result<(), BackendError>;
+
+    /// Whether there was something to delete.
+    async fn delete(&self, at: &Place, condition: WriteCondition) -> Result<bool, BackendError>;
+
+    async fn list(&self, bucket: BucketId, list: List) -> Result<Listing, BackendError>;
+
+    async fn create_upload(&self, at: &Place, new: NewUpload) -> Result<Upload, BackendError>;
+
+    async fn upload(&self, at: &Place, id: &str) -> Result<Option<Upload>, BackendError>;
+
+    /// `algorithms`: checksums to compute beside MD5.
+    async fn put_part(
+        &self,
+        at: &Place,
+        upload: &str,
+        number: u16,
+        body: ByteStream,
+        algorithms: Vec<Algorithm>,
+        verify: Verify,
+    ) -> Result<PartHead, BackendError>;
+
+    /// The parts with numbers above `after`, at most `limit`, and whether there are more.
+    async fn list_parts(
+        &self,
+        at: &Place,
+        upload: &str,
+        after: u16,
+        limit: usize,
+    ) -> Result<(Vec<PartHead>, bool), BackendError>;
+
+    async fn list_uploads(&self, bucket: BucketId, list: ListUploads) -> Result<UploadListing, BackendError>;
+
+    /// Makes one object of an upload's parts. A repeat after success answers the same.
+    async fn complete_upload(
+        &self,
+        at: &Place,
+        upload: &str,
+        complete: CompleteUpload,
+    ) -> Result<ObjectHead, BackendError>;
+
+    async fn abort_upload(&self, at: &Place, upload: &str) -> Result<(), BackendError>;
+}

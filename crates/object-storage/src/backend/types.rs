@@ -1,0 +1,332 @@
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use terroir_types::{Error, Timestamp};
+
+use super::BoxError;
+use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
+
+pub type StringMap = BTreeMap<String, String>;
+
+/// The smallest size of a part that is not the last one: 5 MiB.
+pub const MIN_PART_SIZE: u64 = 5 << 20;
+/// The largest object that one request may carry: 5 GiB.
+pub const MAX_PUT_SIZE: u64 = 5 << 30;
+pub const MAX_PARTS: u16 = 10_000;
+
+/// What stands for a bucket below the front. Random, never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BucketId(u64);
+
+impl BucketId {
+    /// Holds the cell's own blobs. No bucket record leads to it, so that no S3 caller can name it.
+    pub const SYSTEM: Self = Self(0);
+
+    /// Any number but that of [`Self::SYSTEM`]; the highest bit is dropped.
+    pub const fn from_random(random: u64) -> Self {
+        let number = random & (i64::MAX as u64);
+        Self(if number == 0 { 1 } else { number })
+    }
+
+    pub(crate) const fn from_row(number: i64) -> Self {
+        Self(number.cast_unsigned())
+    }
+
+    pub(crate) const fn row(self) -> i64 {
+        self.0.cast_signed()
+    }
+}
+
+impl std::fmt::Display for BucketId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Where an object is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub bucket: BucketId,
+    pub key: String,
+}
+
+impl Place {
+    pub fn new(bucket: BucketId, key: impl Into<String>) -> Self {
+        Self { bucket, key: key.into() }
+    }
+}
+
+/// What the writer of an object says about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectMeta {
+    /// Content-Type and the other headers that are given back as they came, by lower-case name.
+    #[serde(rename = "h", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: StringMap,
+    /// `x-amz-meta-...`, without that prefix.
+    #[serde(rename = "u", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub user: StringMap,
+    #[serde(rename = "t", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: StringMap,
+}
+
+/// What is known of an object without its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectHead {
+    pub size: u64,
+    /// Without quotes.
+    pub etag: String,
+    /// Whole seconds.
+    pub modified: Timestamp,
+    pub checksum: Option<Checksum>,
+    pub meta: Arc<ObjectMeta>,
+    /// Number of parts if it came from a multipart upload.
+    pub parts: Option<u16>,
+}
+
+/// What must hold when a write happens.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum WriteCondition {
+    #[default]
+    Always,
+    /// `If-None-Match: *`
+    Absent,
+    /// `If-Match: *`
+    Present,
+    /// `If-Match` with an ETag, without quotes.
+    Matches(String),
+}
+
+impl WriteCondition {
+    /// # Errors
+    /// `PreconditionFailed`; `NoSuchKey` if an object must be there and is not.
+    pub fn check(&self, etag: Option<&str>) -> Result<(), BackendError> {
+        match (self, etag) {
+            (Self::Always, _) | (Self::Absent, None) | (Self::Present, Some(_)) => Ok(()),
+            (Self::Absent, Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
+            (Self::Matches(_) | Self::Present, None) => Err(BackendError::NoSuchKey),
+            (Self::Matches(wanted), Some(etag)) if wanted == etag => Ok(()),
+            (Self::Matches(_), Some(_)) => Err(BackendError::PreconditionFailed("If-Match")),
+        }
+    }
+}
+
+/// Decides, once all bytes were seen, whether they are what the client said, and which checksum is kept.
+pub type Verify = Box<dyn FnOnce(&Digests) -> Result<Option<Checksum>, Error> + Send>;
+
+/// A write of a whole object.
+pub struct Put {
+    pub meta: ObjectMeta,
+    pub condition: WriteCondition,
+    /// Checksums to compute beside MD5.
+    pub algorithms: Vec<Algorithm>,
+    pub verify: Verify,
+    /// What the client announced, in bytes; for refusing early.
+    pub size: Option<u64>,
+}
+
+impl Put {
+    /// A write that nothing is asked of; keeps a CRC64NVME checksum.
+    pub fn plain() -> Self {
+        Self {
+            meta: ObjectMeta::default(),
+            condition: WriteCondition::Always,
+            algorithms: vec![Algorithm::Crc64Nvme],
+            verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
+            size: None,
+        }
+    }
+}
+
+/// A page of a listing that is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct List {
+    pub prefix: String,
+    /// Keys with this text after the prefix are rolled up to one entry. Empty: none.
+    pub delimiter: String,
+    /// Only keys, and rolled-up prefixes, above this one.
+    pub after: String,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListEntry {
+    Object(ListedObject),
+    /// Rolled up; ends with the delimiter.
+    Prefix(String),
+}
+
+impl ListEntry {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Object(object) => &object.key,
+            Self::Prefix(prefix) => prefix,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    pub key: String,
+    pub size: u64,
+    pub etag: String,
+    pub modified: Timestamp,
+    pub checksum: Option<Checksum>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// In bytewise order of [`ListEntry::name`].
+    pub entries: Vec<ListEntry>,
+    pub truncated: bool,
+}
+
+/// A multipart upload that is begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewUpload {
+    pub meta: ObjectMeta,
+    /// None: the client named none; CRC64NVME is computed.
+    pub algorithm: Option<Algorithm>,
+    pub coverage: Coverage,
+    /// ARN of who began it.
+    pub initiator: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    pub id: String,
+    pub key: String,
+    pub initiated: Timestamp,
+    pub new: NewUpload,
+}
+
+impl Upload {
+    /// The algorithm of its parts' checksums.
+    pub fn algorithm(&self) -> Algorithm {
+        self.new.algorithm.unwrap_or(Algorithm::Crc64Nvme)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartHead {
+    pub number: u16,
+    pub size: u64,
+    pub etag: String,
+    pub modified: Timestamp,
+    pub checksum: Option<Checksum>,
+}
+
+/// A part as a completed object remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartOfObject {
+    #[serde(rename = "i")]
+    pub(crate) content: u64,
+    #[serde(rename = "n")]
+    pub number: u16,
+    #[serde(rename = "s")]
+    pub size: u64,
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ListUploads {
+    pub prefix: String,
+    pub delimiter: String,
+    pub key_marker: String,
+    /// With a key marker: uploads of that key with higher ids still follow.
+    pub id_marker: String,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UploadEntry {
+    Upload(Upload),
+    Prefix(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UploadListing {
+    pub entries: Vec<UploadEntry>,
+    pub truncated: bool,
+}
+
+/// A part that the client wants in its object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimedPart {
+    pub number: u16,
+    /// Without quotes.
+    pub etag: String,
+    /// Base64, if the client gave one.
+    pub checksum: Option<(Algorithm, String)>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct CompleteUpload {
+    pub parts: Vec<ClaimedPart>,
+    pub condition: WriteCondition,
+    /// What the client says the whole is: checksum text, as in the header.
+    pub checksum: Option<(Algorithm, String)>,
+    pub coverage: Option<Coverage>,
+    pub size: Option<u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    #[error("the bucket does not exist")]
+    NoSuchBucket,
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    #[error("the object does not exist")]
+    NoSuchKey,
+    #[error("the upload does not exist")]
+    NoSuchUpload,
+    /// Names the header.
+    #[error("the condition {0} does not hold")]
+    PreconditionFailed(&'static str),
+    #[error("the source of the copy was replaced meanwhile")]
+    SourceChanged,
+    #[error("the parts are not in ascending order")]
+    InvalidPartOrder,
+    #[error("part {0} is missing or has another ETag or checksum")]
+    InvalidPart(u16),
+    #[error("part {number} has {size} bytes, fewer than the minimum")]
+    PartTooSmall { number: u16, size: u64, etag: String },
+    #[error("the object would be larger than allowed")]
+    TooLarge,
+    /// The bytes are not what the client said; in the API's own words.
+    #[error(transparent)]
+    Refused(Error),
+    /// Reading the client's body failed.
+    #[error("the body ended early: {0}")]
+    Body(BoxError),
+    #[error("no disk space is left for objects")]
+    DiskFull,
+    #[error("input/output: {0}")]
+    Io(std::io::Error),
+    #[error("object index: {0}")]
+    Index(String),
+    /// What is stored contradicts itself.
+    #[error("damaged: {0}")]
+    Damaged(String),
+    #[error("the object store is shutting down")]
+    Closed,
+}
+
+impl From<std::io::Error> for BackendError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for BackendError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
+            _ => Self::Index(error.to_string()),
+        }
+    }
+}
