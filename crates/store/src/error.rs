@@ -55,6 +55,37 @@ pub enum StoreError {
     Io(String),
 }
 
+impl StoreError {
+    /// Whether a commit that failed so has certainly written nothing. After the others it may have been done.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::DiskFull
+            | Self::ReadOnly
+            | Self::LeaseNotFound(_)
+            | Self::OutboxFull { .. }
+            | Self::TooLarge { .. }
+            | Self::Absent(_)
+            | Self::Codec(_)
+            | Self::Seal(_)
+            | Self::WrongKind { .. }
+            | Self::NotPrefetched(_)
+            | Self::ReadOnlyTransaction => true,
+            Self::Compacted { .. }
+            | Self::FutureRevision { .. }
+            | Self::Closed
+            | Self::NewerFormat { .. }
+            | Self::NewerRecord { .. }
+            | Self::UnknownVersion { .. }
+            | Self::Locked { .. }
+            | Self::NotAStore { .. }
+            | Self::WrongKey
+            | Self::Corrupt(_)
+            | Self::Deadline(_)
+            | Self::Io(_) => false,
+        }
+    }
+}
+
 impl From<StoreError> for Error {
     fn from(error: StoreError) -> Self {
         let internal = error.to_string();

@@ -73,7 +73,7 @@ impl From<&str> for Key {
 }
 
 /// Keys from `start` (inclusive) to `end` (exclusive; none: no upper bound), bytewise.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct KeyRange {
     start: Arc<str>,
     end: Option<Arc<str>>,

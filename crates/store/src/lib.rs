@@ -16,6 +16,7 @@ mod error;
 mod interleaving;
 mod key;
 mod keyring;
+mod lane;
 mod options;
 mod record;
 pub mod sqlite;

@@ -3,12 +3,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use terroir_types::{Error, IdSource};
-use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::engine::{
     Commit, Compare, Engine, LeaseId, Op, OutboxEntry, Outcome, Revision, StoreStats, WatchBatch, WatchSource,
 };
+use crate::lane::{Batch, Lane, Turn, Verdict, contested};
 use crate::sqlite::SqliteEngine;
 use crate::view::{Changes, Entry, View};
 use crate::{Durability, Key, KeyRange, KeyRing, LocalKeyRing, Options, Record, StoreError, Txn, record};
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Attempts of one `transact` before it answers `Unavailable`.
 const ATTEMPTS: u32 = 24;
 const LAST_JITTER_MS: u64 = 32;
+/// How long a transaction that has run waits for somebody to commit its batch before it looks after that itself.
+const LANE_PATIENCE: Duration = Duration::from_millis(10);
 /// Readers that wait for one question to the engine.
 const READERS: usize = 4096;
 
@@ -32,8 +35,8 @@ struct Inner {
     ids: Arc<dyn IdSource>,
     supported_version: u16,
     fresh: mpsc::Sender<oneshot::Sender<Result<Revision, StoreError>>>,
-    /// Transactions that have met a conflict go one at a time.
-    contended: Mutex<()>,
+    /// Where transactions go that have met a conflict.
+    lane: Lane,
     follower: AbortHandle,
     scratch: Option<PathBuf>,
 }
@@ -117,7 +120,7 @@ impl Store {
             ids: Arc::clone(&options.ids),
             supported_version: options.cluster_version,
             fresh,
-            contended: Mutex::default(),
+            lane: Lane::default(),
             follower,
             scratch,
         };
@@ -145,33 +148,142 @@ impl Store {
     /// Runs `f` on a fresh transaction and commits what it wrote; runs it again if another transaction interfered.
     ///
     /// `f` must have no side effects but its writes. `prefetch` names the records outside the view that it reads.
-    /// Returns what `f` returned and the revision of the commit (of the snapshot, if `f` wrote nothing). Errors: those
+    /// Returns what `f` returned and the revision of the commit (of the snapshot, if `f` wrote nothing); transactions
+    /// that contend for the same records may share one commit, each seeing those before it. Errors: those
     /// of `f`; `Unavailable` if conflicts or the engine prevent the commit; `RequestTooLarge`.
     pub async fn transact<R>(
         &self,
         prefetch: &[Key],
         mut f: impl FnMut(&mut Txn) -> Result<R, Error>,
     ) -> Result<(R, Revision), Error> {
-        let mut lane = None;
-        for attempt in 0..ATTEMPTS {
-            if attempt == 1 {
-                let turn = tokio::time::timeout(PATIENCE, self.0.contended.lock()).await;
-                lane = Some(turn.map_err(|_| StoreError::Deadline("a turn among conflicting transactions"))?);
-            } else if attempt > 1 {
-                tokio::time::sleep(self.jitter(attempt)).await;
-            }
-            let mut txn = self.begin(prefetch, false).await?;
-            let revision = txn.revision();
-            let value = f(&mut txn)?;
-            let Some(commit) = txn.into_commit()? else { return Ok((value, revision)) };
+        let mut txn = self.begin(prefetch, false).await?;
+        let revision = txn.revision();
+        let value = f(&mut txn)?;
+        let Some(commit) = txn.into_commit()? else { return Ok((value, revision)) };
+        if !self.0.lane.concerns(&commit) {
+            let contested = contested(&commit);
             match self.commit(commit).await? {
                 Outcome::Committed(revision) => return Ok((value, revision)),
-                Outcome::Conflict => tracing::debug!(attempt, "a transaction conflicts"),
+                Outcome::Conflict => self.0.lane.remember(contested),
             }
         }
-        drop(lane);
+        let mut alone = false;
+        for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                tokio::time::sleep(self.jitter(attempt)).await;
+            }
+            match self.in_lane(prefetch, &mut f, alone).await? {
+                (result, Verdict::Committed(revision)) => return result.map(|value| (value, revision)),
+                (_, Verdict::Failed(error)) => return Err(error.into()),
+                (_, Verdict::Again) => tracing::debug!(attempt, "a transaction conflicts"),
+                (_, Verdict::Alone) => alone = true,
+            }
+        }
         Err(Error::unavailable("Too many concurrent changes. Try again later.")
             .with_internal(format!("{ATTEMPTS} conflicts in a row")))
+    }
+
+    /// Runs `f` as one part of a batch and waits for the common commit. What `f` returned counts only if that succeeds,
+    /// an error too: it may rest on what an earlier part wrote.
+    async fn in_lane<R>(
+        &self,
+        prefetch: &[Key],
+        f: &mut impl FnMut(&mut Txn) -> Result<R, Error>,
+        alone: bool,
+    ) -> Result<(Result<R, Error>, Verdict), Error> {
+        let lane = &self.0.lane;
+        let ticket = lane.queue();
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&lane.turn).lock_owned()).await;
+        let mut turn = turn.map_err(|_| StoreError::Deadline("a turn among conflicting transactions"))?;
+        drop(ticket);
+        if alone && turn.is_some() {
+            turn = self.commit_batch(turn).await?;
+        }
+        let mut batch = match turn.take() {
+            Some(batch) => batch,
+            None => Batch { txn: self.begin(&[], false).await?, parts: Vec::new() },
+        };
+        self.prefetch(&mut batch.txn, prefetch).await?;
+        let savepoint = batch.txn.begin_part();
+        let mut result = f(&mut batch.txn);
+        if let Some(error) = batch.txn.take_deferred() {
+            result = Err(error.into());
+        }
+        if result.is_err() {
+            batch.txn.roll_back(savepoint);
+        }
+        let crowded_out = batch.txn.overflowed() && !batch.parts.is_empty();
+        let (part, verdict) = oneshot::channel();
+        if !crowded_out {
+            batch.parts.push(part);
+        }
+        let last = alone || crowded_out || lane.nobody_waits() || batch.is_large();
+        *turn = Some(batch);
+        if last {
+            turn = self.commit_batch(turn).await?;
+        }
+        drop(turn);
+        Ok((result, if crowded_out { Verdict::Alone } else { self.verdict(verdict).await? }))
+    }
+
+    async fn verdict(&self, mut verdict: oneshot::Receiver<Verdict>) -> Result<Verdict, StoreError> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match tokio::time::timeout(LANE_PATIENCE, &mut verdict).await {
+                Ok(Ok(verdict)) => return Ok(verdict),
+                // Whoever held the batch was cancelled before its commit; it is as if nothing had run.
+                Ok(Err(_)) => return Ok(Verdict::Again),
+                Err(_) if tokio::time::Instant::now() > deadline => {
+                    return Err(StoreError::Deadline("the commit of conflicting transactions"));
+                }
+                // Whoever was to commit the batch was cancelled, or is at it.
+                Err(_) => {
+                    if let Ok(turn) = Arc::clone(&self.0.lane.turn).try_lock_owned()
+                        && self.0.lane.nobody_waits()
+                    {
+                        drop(self.commit_batch(turn).await?);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits what has run and tells its parts. The turn is held meanwhile, so that the next batch begins behind this
+    /// one. In a task of its own: a caller that is cancelled shall not leave the parts without an answer.
+    async fn commit_batch(&self, mut turn: Turn) -> Result<Turn, StoreError> {
+        let store = self.clone();
+        let task = tokio::spawn(async move {
+            if let Some(Batch { txn, parts }) = turn.take() {
+                let verdict = store.commit_parts(txn, parts.len()).await;
+                for part in parts {
+                    // One that no longer waits does not miss the answer.
+                    drop(part.send(verdict.clone()));
+                }
+            }
+            turn
+        });
+        // The runtime ends, or the engine panicked.
+        task.await.map_err(|_| StoreError::Closed)
+    }
+
+    async fn commit_parts(&self, txn: Txn, parts: usize) -> Verdict {
+        let revision = txn.revision();
+        let commit = match txn.into_commit() {
+            Ok(Some(commit)) => commit,
+            Ok(None) => return Verdict::Committed(revision),
+            Err(error) => return Verdict::Failed(error),
+        };
+        let contested = contested(&commit);
+        let outcome = self.commit(commit).await;
+        if parts > 1 || matches!(outcome, Ok(Outcome::Conflict)) {
+            self.0.lane.remember(contested);
+        }
+        match outcome {
+            Ok(Outcome::Committed(revision)) => Verdict::Committed(revision),
+            Ok(Outcome::Conflict) => Verdict::Again,
+            Err(error) if parts > 1 && error.is_refusal() => Verdict::Alone,
+            Err(error) => Verdict::Failed(error),
+        }
     }
 
     /// The record as the engine has it now, and the revision that last wrote it.
@@ -283,16 +395,20 @@ impl Store {
         self.0.fresh.send(question).await.map_err(|_| StoreError::Closed)?;
         let revision = within(async { answer.await.map_err(|_| StoreError::Closed)? }).await?;
         let snapshot = self.0.view.wait_for(revision, PATIENCE).await?;
-        let at = snapshot.revision;
         let mut txn = Txn::new(snapshot, Arc::clone(&self.0.keys), self.0.supported_version, read_only);
         txn.write_version(cluster_version(&txn));
-        if !prefetch.is_empty() {
-            let found = within(self.0.engine.get(prefetch, Some(at))).await?;
-            for (key, found) in prefetch.iter().zip(found) {
+        self.prefetch(&mut txn, prefetch).await?;
+        Ok(txn)
+    }
+
+    async fn prefetch(&self, txn: &mut Txn, keys: &[Key]) -> Result<(), StoreError> {
+        if !keys.is_empty() {
+            let found = within(self.0.engine.get(keys, Some(txn.revision()))).await?;
+            for (key, found) in keys.iter().zip(found) {
                 txn.add_prefetched(key.clone(), found.map(|found| Arc::new(Entry::from(found))));
             }
         }
-        Ok(txn)
+        Ok(())
     }
 
     pub(crate) async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {

@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashMap};
+use imbl::OrdMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use terroir_types::{AccountId, Error};
@@ -20,8 +21,20 @@ pub struct Txn {
     read_only: bool,
     prefetched: HashMap<Key, Option<Arc<Entry>>>,
     reads: Mutex<Reads>,
-    writes: BTreeMap<Key, Write>,
+    writes: OrdMap<Key, Write>,
     outbox: Vec<(String, Vec<u8>)>,
+    bytes: usize,
+    /// Of the part that runs now: the keys it wrote, and where its outbox entries begin.
+    part_keys: BTreeSet<Key>,
+    part_outbox: usize,
+    /// Whether a write was refused because there are too many.
+    overflowed: bool,
+}
+
+/// Where the writes of one part of a transaction begin.
+pub(crate) struct Savepoint {
+    writes: OrdMap<Key, Write>,
+    outbox: usize,
     bytes: usize,
 }
 
@@ -55,9 +68,12 @@ impl Txn {
             read_only,
             prefetched: HashMap::new(),
             reads: Mutex::default(),
-            writes: BTreeMap::new(),
+            writes: OrdMap::new(),
             outbox: Vec::new(),
             bytes: 0,
+            part_keys: BTreeSet::new(),
+            part_outbox: 0,
+            overflowed: false,
         }
     }
 
@@ -68,6 +84,41 @@ impl Txn {
 
     pub(crate) fn add_prefetched(&mut self, key: Key, found: Option<Arc<Entry>>) {
         self.prefetched.insert(key, found);
+    }
+
+    /// Begins another part, which sees what those before it wrote.
+    pub(crate) fn begin_part(&mut self) -> Savepoint {
+        self.part_keys.clear();
+        self.part_outbox = self.outbox.len();
+        self.overflowed = false;
+        Savepoint { writes: self.writes.clone(), outbox: self.outbox.len(), bytes: self.bytes }
+    }
+
+    /// Undoes the writes of the part that began there. What it read stays tracked.
+    pub(crate) fn roll_back(&mut self, savepoint: Savepoint) {
+        self.writes = savepoint.writes;
+        self.outbox.truncate(savepoint.outbox);
+        self.bytes = savepoint.bytes;
+    }
+
+    /// The error of a call that could not report it.
+    pub(crate) fn take_deferred(&self) -> Option<StoreError> {
+        self.reads().deferred.take()
+    }
+
+    /// How much there is to compare and to write.
+    pub(crate) fn reads_and_writes(&self) -> usize {
+        let reads = self.reads();
+        reads.keys.len() + reads.ranges.len() + self.writes.len() + self.outbox.len()
+    }
+
+    pub(crate) fn written_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether the part that runs now did not fit.
+    pub(crate) fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// The revision of the snapshot that is read.
@@ -82,14 +133,14 @@ impl Txn {
 
     /// Keys and outbox entries written so far.
     pub fn write_count(&self) -> usize {
-        self.writes.len() + self.outbox.len()
+        self.part_keys.len() + self.outbox.len() - self.part_outbox
     }
 
     pub fn get<T: Record>(&self, key: &Key) -> Result<Option<Arc<T>>, Error> {
         Ok(self.get_with_revision(key)?.map(|(record, _)| record))
     }
 
-    /// The record and the revision that last wrote it; 0 if this transaction did.
+    /// The record and the revision that last wrote it; 0 if that is not committed yet.
     pub fn get_with_revision<T: Record>(&self, key: &Key) -> Result<Option<(Arc<T>, Revision)>, Error> {
         check_kind::<T>(key)?;
         let found = self.find(key, true)?;
@@ -297,7 +348,7 @@ impl Txn {
             Some(end) => Bound::Excluded(end),
             None => Bound::Unbounded,
         };
-        self.writes.range::<str, _>((Bound::Included(range.start()), end))
+        self.writes.range::<_, str>((Bound::Included(range.start()), end))
     }
 
     fn is_overwritten(&self, key: &Key) -> bool {
@@ -352,15 +403,17 @@ impl Txn {
 
     fn write(&mut self, key: &Key, write: Write) -> Result<(), StoreError> {
         self.bytes += write.bytes(key);
+        self.part_keys.insert(key.clone());
         if let Some(before) = self.writes.insert(key.clone(), write) {
             self.bytes = self.bytes.saturating_sub(before.bytes(key));
         }
         self.check_size()
     }
 
-    fn check_size(&self) -> Result<(), StoreError> {
-        let operations = self.write_count();
+    fn check_size(&mut self) -> Result<(), StoreError> {
+        let operations = self.writes.len() + self.outbox.len();
         if operations > MAX_OPERATIONS || self.bytes > MAX_BYTES {
+            self.overflowed = true;
             return Err(StoreError::TooLarge { operations, bytes: self.bytes });
         }
         Ok(())

@@ -205,6 +205,77 @@ async fn a_hot_record_takes_every_increment() {
         task.await.unwrap();
     }
     assert_eq!(value(&store, &key).await, Some(640));
+    let revision = store.read().await.unwrap().revision();
+    assert!(revision < 640, "those that wait share commits: {revision}");
+}
+
+/// One counter that all write, and a record of each transaction's own.
+fn count_up(txn: &mut Txn, n: u32) -> Result<(), Error> {
+    let (counter, own) = (Key::new("item/counter"), Key::new(format!("item/done/{n}")));
+    let value = txn.get::<Item>(&counter)?.map_or(0, |item| item.value);
+    txn.put(&counter, &Item { value: value + 1 })?;
+    let times = txn.get::<Item>(&own)?.map_or(0, |item| item.value);
+    txn.put(&own, &Item { value: times + 1 })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contending_transactions_fail_and_succeed_each_for_itself() {
+    let store = Store::in_memory_for_tests().await;
+    let run = async |n: u32| {
+        store
+            .transact(&[], |txn| {
+                count_up(txn, n)?;
+                assert_eq!(txn.write_count(), 2, "writes of others are not counted");
+                match n % 5 {
+                    0 => return Err(Error::conflict("InUse", "after it wrote")),
+                    1 => txn.attach_lease(&Key::new(format!("item/done/{n}")), 77),
+                    2 => (0..1500).for_each(|_| txn.outbox("audit", Vec::new())),
+                    3 => (0..2050).for_each(|m| txn.delete(&Key::new(format!("item/none/{n}/{m}")))),
+                    _ => {}
+                }
+                Ok(())
+            })
+            .await
+    };
+    let results = futures::future::join_all((0..60).map(run)).await;
+    for (n, result) in (0..60).zip(&results) {
+        let expected = [Some("InUse"), Some("Unavailable"), None, Some("RequestTooLarge"), None][n % 5];
+        assert_eq!(result.as_ref().err().map(Error::code), expected, "{n}: {result:?}");
+    }
+    let txn = store.read().await.unwrap();
+    let done = txn.range::<Item>(&Key::new("item/done")).unwrap();
+    assert!(done.len() == 24 && done.iter().all(|(_, item)| item.value == 1), "{done:?}");
+    assert_eq!(txn.get::<Item>(&Key::new("item/counter")).unwrap().unwrap().value, 24);
+    assert_eq!(store.outbox("audit", 0, usize::MAX).await.unwrap().len(), 12 * 1500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_callers_neither_block_others_nor_count_twice() {
+    let store = Store::in_memory_for_tests().await;
+    let tasks: Vec<_> = (0..400)
+        .map(|n| {
+            let store = store.clone();
+            let patience = Duration::from_micros(if n % 2 == 0 { u64::from(n) * 20 } else { 20_000_000 });
+            tokio::spawn(async move {
+                let run = store.transact(&[], |txn| count_up(txn, n));
+                tokio::time::timeout(patience, run).await.map(Result::unwrap).is_ok()
+            })
+        })
+        .collect();
+    let mut acknowledged = Vec::new();
+    for (n, task) in (0..).zip(tasks) {
+        if task.await.unwrap() {
+            acknowledged.push(n);
+        }
+    }
+    assert!((0..400).filter(|n| n % 2 == 1).all(|n| acknowledged.contains(&n)), "who waits gets an answer");
+    let txn = store.read().await.unwrap();
+    let done = txn.range::<Item>(&Key::new("item/done")).unwrap();
+    assert!(done.iter().all(|(_, item)| item.value == 1), "nobody counts twice");
+    assert_eq!(txn.get::<Item>(&Key::new("item/counter")).unwrap().unwrap().value as usize, done.len());
+    for n in &acknowledged {
+        assert!(txn.get::<Item>(&Key::new(format!("item/done/{n}"))).unwrap().is_some(), "{n} was acknowledged");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
