@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use terroir_action::general::ec2_tags;
 use terroir_action::{Access, Action, Bounds, Context, Request, Response, Target, paginate};
 use terroir_aws_model::{Decode, ec2};
 use terroir_resources::Tags;
@@ -7,7 +8,7 @@ use terroir_store::Key;
 use terroir_types::{AccountId, Error, ImageId};
 
 use super::snapshots::{alias, owners};
-use super::{gib, no_page_of_ids, parse_filters, parse_ids, scope, tag_set};
+use super::{gib, no_page_of_ids, parse_filters, parse_ids, scope};
 use crate::SYSTEM_ACCOUNT;
 use crate::model::{Image, ImageMapping};
 use crate::ops;
@@ -162,7 +163,7 @@ fn shape(image: &Image, tags: &Tags) -> ec2::Image {
         root_device_name: text(&image.root_device),
         root_device_type: text("ebs"),
         state: text("available"),
-        tags: tag_set(tags),
+        tags: ec2_tags(tags),
         usage_operation: text("RunInstances"),
         virtualization_type: text("hvm"),
         ..ec2::Image::default()

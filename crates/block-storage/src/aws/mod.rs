@@ -10,7 +10,6 @@ use std::str::FromStr;
 use std::sync::Arc;
 use terroir_action::{Filters, Registry};
 use terroir_aws_model::ec2;
-use terroir_resources::Tags;
 use terroir_types::Error;
 
 pub use register_image::{ObjectFacts, ObjectSource};
@@ -25,33 +24,6 @@ pub fn register(registry: &mut Registry, objects: Arc<dyn ObjectSource>) {
     registry.add::<images::DescribeImageAttribute>();
     registry.add::<images::DeregisterImage>();
     registry.add_live(register_image::RegisterImage { objects });
-}
-
-/// The tags that `TagSpecifications` give to a resource of `kind`.
-///
-/// Errors: `InvalidParameterValue` for a specification of another kind than `allowed`, and for a tag given twice.
-pub fn tags_for(specifications: &[ec2::TagSpecification], kind: &str, allowed: &[&str]) -> Result<Tags, Error> {
-    let mut tags = Tags::new();
-    for specification in specifications {
-        let named = specification.resource_type.as_deref().unwrap_or_default();
-        if !allowed.contains(&named) {
-            let message = format!("'{named}' is not a valid taggable resource type for this operation.");
-            return Err(Error::invalid("InvalidParameterValue", message));
-        }
-        for tag in specification.tags.iter().filter(|_| named == kind) {
-            let key = tag.key.clone().unwrap_or_default();
-            if tags.insert(key.clone(), tag.value.clone().unwrap_or_default()).is_some() {
-                let message = format!("Duplicate tag key '{key}' specified.");
-                return Err(Error::invalid("InvalidParameterValue", message));
-            }
-        }
-    }
-    terroir_resources::validate_tags(&tags)?;
-    Ok(tags)
-}
-
-pub fn tag_set(tags: &Tags) -> Vec<ec2::Tag> {
-    tags.iter().map(|(key, value)| ec2::Tag { key: Some(key.clone()), value: Some(value.clone()) }).collect()
 }
 
 /// Ids as their type.

@@ -1,5 +1,6 @@
 use async_trait::async_trait;
 use std::sync::Arc;
+use terroir_action::general::specified_tags;
 use terroir_action::{Access, Context, LiveAction, LiveContext, Target};
 use terroir_agent_api::BlobFormat;
 use terroir_aws_model::ec2;
@@ -7,7 +8,6 @@ use terroir_resources::Tags;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, ErrorClass, IdSource, ResourceId, SnapshotId, Timestamp};
 
-use super::tags_for;
 use crate::model::{Blob, Image, ImageMapping, ObjectRef, VolumeType};
 use crate::ops::{self, ImageRequest, SnapshotRequest, VolumeChoice};
 
@@ -49,7 +49,7 @@ impl LiveAction for RegisterImage {
     const ACCESS: Access = Access::Write;
 
     fn targets(&self, cx: &Context<'_>, request: &ec2::RegisterImageRequest) -> Result<Vec<Target>, Error> {
-        let tags = tags_for(&request.tag_specifications, "image", &["image", "snapshot"])?;
+        let tags = specified_tags(&request.tag_specifications, "image", &["snapshot"])?;
         let image = Target::on("ec2:RegisterImage", Arn::new("ec2", &cx.region.name, None, "image/*"));
         let mut targets = vec![image.request_tags(&tags)];
         if let Some(text) = &request.image_location {
@@ -115,8 +115,8 @@ fn register(
     request: &ec2::RegisterImageRequest,
     source: Option<&(ObjectRef, Blob, u64)>,
 ) -> Result<Image, Error> {
-    let image_tags = tags_for(&request.tag_specifications, "image", &["image", "snapshot"])?;
-    let snapshot_tags = tags_for(&request.tag_specifications, "snapshot", &["image", "snapshot"])?;
+    let image_tags = specified_tags(&request.tag_specifications, "image", &["snapshot"])?;
+    let snapshot_tags = specified_tags(&request.tag_specifications, "snapshot", &["image"])?;
     let root_device = request.root_device_name.clone().filter(|d| !d.is_empty());
     let root_device = root_device.unwrap_or_else(|| DEFAULT_ROOT_DEVICE.to_owned());
     let mut mappings = mappings(txn, account, request)?;

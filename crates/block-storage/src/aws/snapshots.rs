@@ -1,12 +1,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use terroir_action::general::ec2_tags;
 use terroir_action::{Access, Action, Bounds, Context, Request, Response, Target, paginate};
 use terroir_aws_model::{Decode, ec2};
 use terroir_resources::Tags;
 use terroir_store::Key;
 use terroir_types::{AccountId, Error, SnapshotId};
 
-use super::{gib, no_page_of_ids, parse_filters, parse_ids, scope, tag_set};
+use super::{gib, no_page_of_ids, parse_filters, parse_ids, scope};
 use crate::model::Snapshot;
 use crate::{SYSTEM_ACCOUNT, SYSTEM_ALIAS, ops};
 
@@ -123,7 +124,7 @@ fn shape(snapshot: &Snapshot, tags: &Tags) -> ec2::Snapshot {
         start_time: Some(snapshot.created_at),
         state: Some("completed".to_owned()),
         storage_tier: Some("standard".to_owned()),
-        tags: tag_set(tags),
+        tags: ec2_tags(tags),
         volume_size: gib(snapshot.volume_bytes),
         ..ec2::Snapshot::default()
     }

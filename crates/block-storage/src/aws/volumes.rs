@@ -1,11 +1,12 @@
 use std::sync::Arc;
+use terroir_action::general::ec2_tags;
 use terroir_action::{Access, Action, Bounds, Context, Request, Response, Target, paginate};
 use terroir_aws_model::{Decode, Empty, ec2};
 use terroir_resources::Tags;
 use terroir_store::Key;
 use terroir_types::{Error, VolumeId};
 
-use super::{gib, no_page_of_ids, parse_filters, parse_ids, scope, tag_set, zone_id};
+use super::{gib, no_page_of_ids, parse_filters, parse_ids, scope, zone_id};
 use crate::model::{Phase, Volume, VolumeState, VolumeStatus, attachment_state, volume_state, volume_status_key};
 use crate::ops;
 
@@ -65,7 +66,7 @@ pub fn volume_shape(cx: &Context<'_>, volume: &Volume, status: Option<&VolumeSta
         // AWS gives an empty element for a volume that was made from nothing.
         snapshot_id: Some(volume.snapshot.map(|id| id.to_string()).unwrap_or_default()),
         state: Some(volume_state(volume, status).name().to_owned()),
-        tags: tag_set(tags),
+        tags: ec2_tags(tags),
         throughput: volume.throughput.or(default_throughput(volume)).and_then(|t| i32::try_from(t).ok()),
         volume_id: Some(volume.id.to_string()),
         volume_type: Some(volume.volume_type.name().to_owned()),

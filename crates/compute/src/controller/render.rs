@@ -1,23 +1,24 @@
 //! Instances and the host itself as sections of a host's spec.
 
 use std::collections::BTreeMap;
+use terroir_action::Region;
 use terroir_agent_api::{
-    DirectBoot, InstanceMetadata, InstanceProfileRef, InstanceSection, InterfaceAttachmentSpec, MetadataOptions,
-    PowerState, PublicKey, Section, SectionKey, VolumeAttachmentSpec, BlobFormat, BlobRef,
+    BlobFormat, BlobRef, DirectBoot, InstanceMetadata, InstanceProfileRef, InstanceSection, InterfaceAttachmentSpec,
+    MetadataOptions, PowerState, PublicKey, Section, SectionKey, VolumeAttachmentSpec,
 };
 use terroir_block_storage::controller::blob_ref;
 use terroir_block_storage::model::{ImageBoot, Volume, image_boot_key, volume_key};
 use terroir_iam::model::InstanceProfile;
 use terroir_iam::names::Entity;
-use terroir_network::model::Interface;
+use terroir_network::model::{Interface, SecurityGroup, Vpc};
 use terroir_store::{Key, Txn};
 use terroir_types::{Error, HostId, InstanceId};
 
-use crate::names;
 use crate::model::{
     Desired, HostInstance, Instance, InstanceStatus, KeyPair, host_instance_key, instance_key, instance_status_key,
     key_pair_key,
 };
+use crate::names;
 
 /// Keys of all sections of this crate that `host` has, but for the host's own.
 pub fn sections_for_host(txn: &Txn, host: HostId) -> Result<Vec<SectionKey>, Error> {
@@ -49,12 +50,7 @@ pub fn dependents(txn: &Txn, changed: &Key) -> Result<Option<SectionKey>, Error>
 }
 
 /// The section as it should be now; none if the host has no such instance, or the key is not of this crate.
-pub fn render(
-    txn: &Txn,
-    region: &str,
-    section: &str,
-    host: HostId,
-) -> Result<Option<Section>, Error> {
+pub fn render(txn: &Txn, region: &Region, section: &str, host: HostId) -> Result<Option<Section>, Error> {
     let Some(id) = section.strip_prefix("instance/").and_then(|id| id.parse::<InstanceId>().ok()) else {
         return Ok(None);
     };
@@ -134,7 +130,7 @@ fn volumes(txn: &Txn, instance: &Instance) -> Result<Vec<VolumeAttachmentSpec>, 
 
 fn metadata(
     txn: &Txn,
-    region: &str,
+    region: &Region,
     instance: &Instance,
     interfaces: &[std::sync::Arc<Interface>],
 ) -> Result<InstanceMetadata, Error> {
@@ -155,8 +151,10 @@ fn metadata(
         launch_index: instance.launch_index,
         reservation: instance.reservation,
         launched_at: instance.launched_at,
-        hostname: primary.map(|interface| names::private(region, interface.primary_address())).unwrap_or_default(),
-        public_hostname: primary.and_then(|i| i.public.as_ref()).map(|public| names::public(region, public.address)),
+        hostname: primary
+            .map(|interface| names::private(&region.name, interface.primary_address()))
+            .unwrap_or_default(),
+        public_hostname: public_hostname(txn, region, primary)?,
         key_pair: key_pair(txn, instance)?,
         security_group_names: group_names(txn, primary)?,
         user_data,
@@ -171,17 +169,25 @@ fn metadata(
     })
 }
 
+fn public_hostname(
+    txn: &Txn,
+    region: &Region,
+    interface: Option<&std::sync::Arc<Interface>>,
+) -> Result<Option<String>, Error> {
+    let Some(interface) = interface else { return Ok(None) };
+    let Some(public) = &interface.public else { return Ok(None) };
+    let vpc = txn.peek::<Vpc>(&Vpc::key(interface.account, interface.vpc))?;
+    Ok(vpc.and_then(|vpc| terroir_network::aws::public_dns_name(region, &vpc, public.address)))
+}
+
 fn key_pair(txn: &Txn, instance: &Instance) -> Result<Option<PublicKey>, Error> {
     let Some(id) = instance.key_pair else { return Ok(None) };
     let key_pair = txn.peek::<KeyPair>(&key_pair_key(instance.account, id))?;
-    Ok(key_pair.map(|key_pair| PublicKey {
-        name: key_pair.tenant.name.clone(),
-        openssh: key_pair.tenant.openssh.clone(),
-    }))
+    Ok(key_pair
+        .map(|key_pair| PublicKey { name: key_pair.tenant.name.clone(), openssh: key_pair.tenant.openssh.clone() }))
 }
 
 fn group_names(txn: &Txn, interface: Option<&std::sync::Arc<Interface>>) -> Result<Vec<String>, Error> {
-    use terroir_network::model::SecurityGroup;
     let Some(interface) = interface else { return Ok(Vec::new()) };
     let mut names = Vec::new();
     for group in &interface.groups {

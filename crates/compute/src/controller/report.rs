@@ -129,7 +129,10 @@ fn counts(spec: &Instance, before: Option<&InstanceStatus>, host: HostId, report
     let over = before.is_some_and(|before| {
         before.run_id == report.run_id
             && matches!(before.phase, Phase::Ended(_) | Phase::Gone)
-            && matches!(report.phase, InstancePhase::Preparing | InstancePhase::Running { .. } | InstancePhase::Stopping)
+            && matches!(
+                report.phase,
+                InstancePhase::Preparing | InstancePhase::Running { .. } | InstancePhase::Stopping
+            )
     });
     spec.host() == Some(host)
         && spec.assignment.epoch == report.epoch

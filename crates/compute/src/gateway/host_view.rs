@@ -211,7 +211,8 @@ fn blob_names(section: &Section) -> Vec<String> {
     match section {
         Section::Volume(volume) => volume.source.iter().map(|blob| blob.name.clone()).collect(),
         Section::Instance(instance) => {
-            let boot = instance.direct_boot.iter().flat_map(|boot| [Some(&boot.kernel), boot.initrd.as_ref()]).flatten();
+            let boot =
+                instance.direct_boot.iter().flat_map(|boot| [Some(&boot.kernel), boot.initrd.as_ref()]).flatten();
             boot.chain(&instance.metadata.user_data).map(|blob| blob.name.clone()).collect()
         }
         _ => Vec::new(),

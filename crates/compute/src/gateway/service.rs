@@ -144,9 +144,7 @@ impl HostGateway {
 
     fn host(&self, id: HostId) -> Arc<Shared> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || {
-            Arc::new(Shared { view: Mutex::new(HostView::new(self.ids.next_u64())), bell: Notify::new() })
-        };
+        let new = || Arc::new(Shared { view: Mutex::new(HostView::new(self.ids.next_u64())), bell: Notify::new() });
         Arc::clone(hosts.entry(id).or_insert_with(new))
     }
 
@@ -221,7 +219,7 @@ impl HostGateway {
     fn render(&self, txn: &Txn, key: &str, id: HostId) -> Result<Option<Section>, Error> {
         match key.split_once('/').map(|(kind, _)| kind) {
             None if key == "host" => self.host_section(txn, id),
-            Some("instance") => controller::render(txn, &self.options.region.name, key, id),
+            Some("instance") => controller::render(txn, &self.options.region, key, id),
             Some("volume") => terroir_block_storage::controller::render(txn, key, id),
             _ => terroir_network::controller::render(txn, key, id),
         }
@@ -425,4 +423,3 @@ impl HostQueries for HostGateway {
         self.broker.ask(host, kind).await
     }
 }
-

@@ -2,7 +2,7 @@ use terroir_action::Context;
 use terroir_network::ops::Scope;
 use terroir_resources::add_to_count;
 use terroir_store::Txn;
-use terroir_types::{AccountId, Error, InstanceId, ResourceId, SecurityGroupId};
+use terroir_types::{AccountId, Error, InstanceId, SecurityGroupId};
 
 use super::launch::{MAX_USER_DATA_BYTES, user_data_ref};
 use super::{COUNT_VCPUS, find_instance, limits};
@@ -93,10 +93,10 @@ pub fn set_metadata(
     txn: &mut Txn,
     account: AccountId,
     id: InstanceId,
-    change: impl FnOnce(&mut MetadataChoice),
+    change: impl FnOnce(MetadataChoice) -> Result<MetadataChoice, Error>,
 ) -> Result<MetadataChoice, Error> {
     let mut instance = alive(txn, account, id)?;
-    change(&mut instance.metadata);
+    instance.metadata = change(instance.metadata)?;
     txn.put(&instance_key(account, id), &instance)?;
     Ok(instance.metadata)
 }

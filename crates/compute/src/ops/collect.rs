@@ -1,11 +1,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 use terroir_store::{Key, Txn};
-use terroir_types::{AccountId, Error, KeyPairId, ResourceId, ReservationId, Timestamp};
+use terroir_types::{AccountId, Error, KeyPairId, ReservationId, Timestamp};
 
-use crate::model::{
-    Instance, KeyPair, instance_key, instance_status_key, key_pair_key, user_data_key,
-};
+use crate::model::{Instance, KeyPair, instance_key, instance_status_key, key_pair_key, user_data_key};
 
 /// How long a terminated instance is still shown.
 pub const TERMINATED_VISIBLE: Duration = Duration::from_secs(3600);

@@ -4,9 +4,7 @@ use terroir_scheduler::{Candidate, Request, Room, place};
 use terroir_store::{Key, Txn};
 use terroir_types::{Error, ErrorClass, HostId, IdSource, Timestamp};
 
-use crate::model::{
-    Host, HostCapacity, HostMode, HostStatus, host_capacity_key, host_key, host_status_key,
-};
+use crate::model::{Host, HostCapacity, HostMode, HostStatus, host_capacity_key, host_key, host_status_key};
 
 /// What an operator says of a host that joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,18 +63,14 @@ pub fn update_facts(txn: &mut Txn, id: HostId, mut facts: HostFacts, boot_id: Op
 /// Errors: `InvalidHostID.NotFound`.
 pub fn set_host_mode(txn: &mut Txn, id: HostId, mode: HostMode) -> Result<(), Error> {
     let key = host_key(id);
-    let host = txn.get::<Host>(&key)?.ok_or_else(|| {
-        Error::not_found("InvalidHostID.NotFound", format!("The host ID '{id}' does not exist"))
-    })?;
+    let host = txn
+        .get::<Host>(&key)?
+        .ok_or_else(|| Error::not_found("InvalidHostID.NotFound", format!("The host ID '{id}' does not exist")))?;
     if host.mode == mode { Ok(()) } else { txn.put(&key, &Host { mode, ..Host::clone(&host) }) }
 }
 
 fn total(facts: &HostFacts) -> Room {
-    Room {
-        vcpus: u64::from(facts.vcpus),
-        memory_bytes: facts.memory_bytes,
-        volume_bytes: facts.volume_bytes_total,
-    }
+    Room { vcpus: u64::from(facts.vcpus), memory_bytes: facts.memory_bytes, volume_bytes: facts.volume_bytes_total }
 }
 
 /// All hosts as placement sees them. Not tracked: what is taken is compared by [`reserve`].

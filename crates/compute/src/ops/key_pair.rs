@@ -33,8 +33,7 @@ pub fn create_key_pair(
     check_name(&new.name)?;
     let name_key = name_key(txn, account, &new.name);
     if txn.get::<KeyName>(&name_key)?.is_some() {
-        let message = format!("The keypair '{}' already exists.", new.name);
-        return Err(Error::conflict("InvalidKeyPair.Duplicate", message));
+        return Err(key_name_taken(&new.name));
     }
     let limit = limits(txn, account)?.key_pairs;
     add_to_count(txn, account, COUNT_KEY_PAIRS, 1, limit, || {
@@ -55,6 +54,10 @@ pub fn create_key_pair(
     Ok(key_pair)
 }
 
+pub(crate) fn key_name_taken(name: &str) -> Error {
+    Error::conflict("InvalidKeyPair.Duplicate", format!("The keypair '{name}' already exists."))
+}
+
 fn check_name(name: &str) -> Result<(), Error> {
     let printable = name.chars().all(|c| c.is_ascii_graphic() || c == ' ');
     if !name.trim().is_empty() && name.len() <= 255 && printable && name.trim() == name {
@@ -68,18 +71,14 @@ fn check_name(name: &str) -> Result<(), Error> {
 /// Errors: `InvalidKeyPair.NotFound`.
 pub fn find_key_pair(txn: &Txn, account: AccountId, id: KeyPairId) -> Result<Arc<KeyPair>, Error> {
     let found = txn.get::<KeyPair>(&key_pair_key(account, id))?.filter(|key_pair| key_pair.deleted_at.is_none());
-    found.ok_or_else(|| {
-        Error::not_found("InvalidKeyPair.NotFound", format!("The key pair ID '{id}' does not exist"))
-    })
+    found.ok_or_else(|| Error::not_found("InvalidKeyPair.NotFound", format!("The key pair ID '{id}' does not exist")))
 }
 
 /// Errors: `InvalidKeyPair.NotFound`.
 pub fn find_key_pair_named(txn: &Txn, account: AccountId, name: &str) -> Result<Arc<KeyPair>, Error> {
     match txn.get::<KeyName>(&name_key(txn, account, name))? {
         Some(named) => find_key_pair(txn, account, named.key_pair),
-        None => {
-            Err(Error::not_found("InvalidKeyPair.NotFound", format!("The key pair '{name}' does not exist")))
-        }
+        None => Err(Error::not_found("InvalidKeyPair.NotFound", format!("The key pair '{name}' does not exist"))),
     }
 }
 

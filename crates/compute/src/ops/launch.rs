@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_action::Context;
+use terroir_block_storage::Assignment;
 use terroir_block_storage::model::{Attachment, Image};
 use terroir_block_storage::ops::{VolumePlace, VolumeShape};
-use terroir_block_storage::Assignment;
 use terroir_network::ops::InterfaceRequest;
 use terroir_policy::Policy;
 use terroir_resources::{Tags, add_to_count};
@@ -153,7 +153,8 @@ fn count(cx: &mut Context<'_>, launch: &Launch, instances: usize) -> Result<(), 
 }
 
 pub(super) fn vcpu_limit(vcpus: i64, limit: i64) -> Error {
-    let message = format!("You have requested more vCPU capacity ({vcpus}) than your current vCPU limit of {limit} allows.");
+    let message =
+        format!("You have requested more vCPU capacity ({vcpus}) than your current vCPU limit of {limit} allows.");
     Error::limit("VcpuLimitExceeded", message)
 }
 

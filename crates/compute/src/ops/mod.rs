@@ -14,10 +14,11 @@ pub use attributes::{
 pub use collect::{Collected, TERMINATED_VISIBLE, collect};
 pub use host::{HostRegistration, place_volume, register_host, set_host_mode, update_facts};
 pub(crate) use host::{candidates, give_back, reserve};
+pub(crate) use key_pair::key_name_taken;
 pub use key_pair::{NewKeyPair, create_key_pair, delete_key_pair, find_key_pair, find_key_pair_named};
 pub use launch::{Launch, LaunchVolume, MAX_PER_LAUNCH, MAX_USER_DATA_BYTES, launch};
-pub(crate) use power::{all_exist, drop_capacity};
 pub use power::{StateChange, reboot, start, stop, terminate};
+pub(crate) use power::{all_exist, drop_capacity};
 pub use volume::{AttachRequest, attach_volume, check_device, create_volume, detach_volume};
 
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub(crate) const COUNT_KEY_PAIRS: &str = "key-pairs";
 
 /// A count may always shrink.
 pub(crate) fn uncount(txn: &mut Txn, account: AccountId, name: &str, by: i64) -> Result<(), Error> {
-    terroir_resources::add_to_count(txn, account, name, -by, i64::MAX, || Error::internal("a count shrank over a limit"))
-        .map(drop)
+    terroir_resources::add_to_count(txn, account, name, -by, i64::MAX, || {
+        Error::internal("a count shrank over a limit")
+    })
+    .map(drop)
 }

@@ -23,7 +23,12 @@ fn wrong_state(id: InstanceId, what: &str) -> Error {
 }
 
 /// Terminated instances are still shown but no longer there for most commands.
-fn not_terminated(txn: &Txn, account: AccountId, id: InstanceId, what: &str) -> Result<(Instance, InstanceState), Error> {
+fn not_terminated(
+    txn: &Txn,
+    account: AccountId,
+    id: InstanceId,
+    what: &str,
+) -> Result<(Instance, InstanceState), Error> {
     let instance = Instance::clone(&*find_instance(txn, account, id)?);
     match state_of(txn, &instance)? {
         InstanceState::Terminated | InstanceState::ShuttingDown => Err(wrong_state(id, what)),
@@ -49,7 +54,10 @@ pub fn start(cx: &mut Context<'_>, id: InstanceId) -> Result<StateChange, Error>
     }
     let host = instance.host().ok_or_else(|| Error::internal(format_args!("{id} is on no host")))?;
     if !instance.volumes.iter().any(|volume| is_root(cx.txn, &instance, *volume).unwrap_or(false)) {
-        let message = format!("Invalid value '{id}' for instanceId. Instance does not have a volume attached at root ({})", instance.root_device);
+        let message = format!(
+            "Invalid value '{id}' for instanceId. Instance does not have a volume attached at root ({})",
+            instance.root_device
+        );
         return Err(Error::conflict("IncorrectInstanceState", message));
     }
     take_capacity(cx, &mut instance, host)?;
@@ -65,11 +73,7 @@ pub fn start(cx: &mut Context<'_>, id: InstanceId) -> Result<StateChange, Error>
     Ok(StateChange { instance: id, previous: state, current: InstanceState::Pending })
 }
 
-pub(super) fn is_root(
-    txn: &Txn,
-    instance: &Instance,
-    volume: terroir_types::VolumeId,
-) -> Result<bool, Error> {
+pub(super) fn is_root(txn: &Txn, instance: &Instance, volume: terroir_types::VolumeId) -> Result<bool, Error> {
     let volume = terroir_block_storage::ops::find_volume(txn, instance.account, volume)?;
     Ok(volume.assignment.is_held_by(instance.id)
         && volume.attachment.as_ref().is_some_and(|attachment| attachment.device == instance.root_device))
@@ -86,13 +90,8 @@ fn take_capacity(cx: &mut Context<'_>, instance: &mut Instance, host: HostId) ->
     }
     let needs = running_room(instance);
     // Its disks are there, so no other host will do; a drained host still starts what it has.
-    let request = Request {
-        needs,
-        zone: None,
-        host: Some(host),
-        architecture: None,
-        policy: &terroir_policy::Policy::default(),
-    };
+    let request =
+        Request { needs, zone: None, host: Some(host), architecture: None, policy: &terroir_policy::Policy::default() };
     let mut hosts = candidates(cx.txn)?;
     hosts.retain(|candidate| candidate.id == host);
     if cx.txn.get::<Host>(&host_key(host))?.is_some_and(|host| host.mode == HostMode::Drained) {
@@ -127,7 +126,13 @@ pub(crate) fn drop_capacity(txn: &mut Txn, instance: &mut Instance) -> Result<()
 ///
 /// Errors: `InvalidInstanceID.NotFound`; `IncorrectInstanceState` for pending and terminated ones;
 /// `OperationNotPermitted` if it is protected.
-pub fn stop(txn: &mut Txn, account: AccountId, id: InstanceId, force: bool, now: Timestamp) -> Result<StateChange, Error> {
+pub fn stop(
+    txn: &mut Txn,
+    account: AccountId,
+    id: InstanceId,
+    force: bool,
+    now: Timestamp,
+) -> Result<StateChange, Error> {
     let (mut instance, state) = not_terminated(txn, account, id, "stopped")?;
     if instance.stop_protected {
         let message = format!(
@@ -142,8 +147,8 @@ pub fn stop(txn: &mut Txn, account: AccountId, id: InstanceId, force: bool, now:
             return Err(wrong_state(id, "stopped"));
         }
     };
-    let asks = current == InstanceState::Stopping
-        && (instance.desired != Desired::Stopped || force && !instance.force_stop);
+    let asks =
+        current == InstanceState::Stopping && (instance.desired != Desired::Stopped || force && !instance.force_stop);
     if asks {
         if instance.desired != Desired::Stopped {
             instance.reason = Some(Reason { why: Why::UserAsked, at: now, detail: String::new() });

@@ -5,7 +5,7 @@ use terroir_block_storage::model::{Attachment, Volume};
 use terroir_block_storage::ops::{self as block, VolumePlace, VolumeShape};
 use terroir_resources::{Tags, add_to_count};
 use terroir_store::Txn;
-use terroir_types::{AccountId, Error, ErrorClass, InstanceId, ResourceId, Timestamp, VolumeId};
+use terroir_types::{AccountId, Error, ErrorClass, InstanceId, Timestamp, VolumeId};
 
 use super::power::is_root;
 use super::{COUNT_VOLUMES, find_instance, limits, place_volume};
@@ -69,10 +69,8 @@ pub fn attach_volume(
 
 fn check_place(volume: &Volume, instance: &Instance) -> Result<(), Error> {
     if volume.zone != instance.zone {
-        let message = format!(
-            "The volume '{}' is not in the same availability zone as instance '{}'",
-            volume.id, instance.id
-        );
+        let message =
+            format!("The volume '{}' is not in the same availability zone as instance '{}'", volume.id, instance.id);
         return Err(Error::invalid("InvalidVolume.ZoneMismatch", message));
     }
     if Some(volume.host) != instance.host() {
@@ -109,7 +107,8 @@ fn free_slot(txn: &Txn, instance: &Instance, device: &str) -> Result<u8, Error> 
         let volume = block::find_volume(txn, instance.account, *id)?;
         let Some(attachment) = &volume.attachment else { continue };
         if attachment.device == device {
-            let message = format!("Invalid value '{device}' for unixDevice. Attachment point {device} is already in use");
+            let message =
+                format!("Invalid value '{device}' for unixDevice. Attachment point {device} is already in use");
             return Err(Error::invalid("InvalidParameterValue", message));
         }
         if let Some(slot) = taken.get_mut(usize::from(attachment.slot)) {

@@ -1,0 +1,110 @@
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use terroir_action::{Access, Action, Bounds, Context, Filters, Request, Response, Target, paginate};
+use terroir_aws_model::{Decode, PageRequest, ec2};
+use terroir_block_storage::aws::{no_page_of_ids, parse_filters, parse_ids, scope};
+use terroir_store::Key;
+use terroir_types::{Error, InstanceId, ReservationId};
+
+use super::filters::{INSTANCE_FILTERS, values};
+use super::instance_shape::{Lookup, Row};
+use crate::model::Instance;
+use crate::ops;
+
+/// The instances that a request names, or all of the account, in order of their ids.
+///
+/// Errors: `InvalidInstanceID.Malformed`, `InvalidInstanceID.NotFound`.
+pub(super) fn named(cx: &Context<'_>, ids: &[String]) -> Result<Vec<Arc<Instance>>, Error> {
+    if ids.is_empty() {
+        let all = cx.txn.peek_range::<Instance>(&Key::new(format!("instance/{}", cx.account())))?;
+        return Ok(all.into_iter().map(|(_, instance)| instance).collect());
+    }
+    let ids: BTreeSet<InstanceId> = parse_ids(ids)?.into_iter().collect();
+    let ids: Vec<InstanceId> = ids.into_iter().collect();
+    ops::all_exist(cx.txn, cx.account(), &ids)?;
+    ids.into_iter().map(|id| ops::find_instance(cx.txn, cx.account(), id)).collect()
+}
+
+/// One page of the instances that match. Without anything to match only those of the page are looked up.
+pub(super) fn page_of(
+    cx: &Context<'_>,
+    action: &str,
+    scope: &str,
+    page: PageRequest<'_>,
+    instances: Vec<Arc<Instance>>,
+    filters: &Filters,
+    keep: Option<&dyn Fn(&Row) -> bool>,
+    field: impl Fn(&mut Lookup<'_, '_>, &Row, &str) -> Result<Vec<String>, Error>,
+) -> Result<(Vec<Row>, Option<String>), Error> {
+    let lookup = RefCell::new(Lookup::new(cx));
+    if filters.is_empty() && keep.is_none() {
+        let items = instances.into_iter().map(|spec| (spec.id.to_string(), spec));
+        let (page, next) = paginate(cx, action, scope, page, Bounds::EC2, items)?;
+        let rows = page.into_iter().map(|spec| lookup.borrow_mut().row(spec)).collect::<Result<_, _>>()?;
+        return Ok((rows, next));
+    }
+    // The first failure; the list ends there.
+    let failed: RefCell<Option<Error>> = RefCell::new(None);
+    let fail = |error: Error| {
+        failed.borrow_mut().get_or_insert(error);
+    };
+    let items = instances
+        .into_iter()
+        .map_while(|spec| {
+            let row = lookup.borrow_mut().row(spec);
+            row.map_err(&fail).ok()
+        })
+        .filter(|row| {
+            keep.is_none_or(|keep| keep(row))
+                && filters.matches(&row.tags, |name| {
+                    field(&mut lookup.borrow_mut(), row, name).map_err(&fail).unwrap_or_default()
+                })
+        })
+        .map(|row| (row.spec.id.to_string(), row));
+    let page = paginate(cx, action, scope, page, Bounds::EC2, items)?;
+    match failed.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(page),
+    }
+}
+
+/// Instances with their reservations, in the order in which those come.
+pub(super) fn reservations(cx: &Context<'_>, rows: &[Row]) -> Result<Vec<ec2::Reservation>, Error> {
+    let mut lookup = Lookup::new(cx);
+    let mut places: BTreeMap<ReservationId, usize> = BTreeMap::new();
+    let mut out: Vec<ec2::Reservation> = Vec::new();
+    for row in rows {
+        let place = *places.entry(row.spec.reservation).or_insert_with(|| {
+            out.push(ec2::Reservation {
+                owner_id: Some(row.spec.account.to_string()),
+                reservation_id: Some(row.spec.reservation.to_string()),
+                ..ec2::Reservation::default()
+            });
+            out.len() - 1
+        });
+        out[place].instances.push(lookup.shape(row)?);
+    }
+    Ok(out)
+}
+
+pub struct DescribeInstances;
+
+impl Action for DescribeInstances {
+    type Op = ec2::ops::DescribeInstances;
+    const ACCESS: Access = Access::Read;
+
+    fn targets(_cx: &Context<'_>, _request: &Request<Self>) -> Result<Vec<Target>, Error> {
+        Ok(vec![Target::any("ec2:DescribeInstances")])
+    }
+
+    fn run(cx: &mut Context<'_>, request: Request<Self>) -> Result<Response<Self>, Error> {
+        let filters = parse_filters(&request.filters, INSTANCE_FILTERS)?;
+        no_page_of_ids(&request.instance_ids, request.max_results, "instancesSet")?;
+        let instances = named(cx, &request.instance_ids)?;
+        let scope = scope(&request.instance_ids, &filters);
+        let (rows, next_token) =
+            page_of(cx, "DescribeInstances", &scope, request.page(), instances, &filters, None, values)?;
+        Ok(ec2::DescribeInstancesResult { reservations: reservations(cx, &rows)?, next_token })
+    }
+}
