@@ -8,3 +8,7 @@ pub mod budget;
 pub mod checksum;
 pub mod model;
 pub mod ops;
+
+mod aws;
+
+pub use aws::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

@@ -149,7 +149,8 @@ pub(super) async fn sweep(inner: Arc<Inner>) -> Result<u64, BackendError> {
 
 /// What is in `garbage` is left to the collector, which knows who still reads it.
 fn unnamed(c: &Connection, ids: Vec<ContentId>) -> Result<Vec<ContentId>, BackendError> {
-    let mut known = c.prepare_cached("SELECT 1 FROM content WHERE id = ?1 UNION ALL SELECT 1 FROM garbage WHERE id = ?1")?;
+    let mut known =
+        c.prepare_cached("SELECT 1 FROM content WHERE id = ?1 UNION ALL SELECT 1 FROM garbage WHERE id = ?1")?;
     let mut orphans = Vec::new();
     for id in ids {
         if known.query_row([id.cast_signed()], |_| Ok(())).optional()?.is_none() {

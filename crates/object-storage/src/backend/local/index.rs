@@ -252,7 +252,8 @@ mod tests {
         for (n, result) in (1..=500).zip(results) {
             assert_eq!(result.is_ok(), n % 7 != 0, "{n}: {result:?}");
         }
-        let count: i64 = index.read(|c| Ok(c.query_row("SELECT count(*) FROM bucket", [], |r| r.get(0))?)).await.unwrap();
+        let count: i64 =
+            index.read(|c| Ok(c.query_row("SELECT count(*) FROM bucket", [], |r| r.get(0))?)).await.unwrap();
         assert_eq!(count, 500 - 71);
     }
 }

@@ -235,9 +235,7 @@ impl Found {
         let files = files.clone();
         let content: Box<dyn Content> = match self.data {
             Data::Inline(bytes) => Box::new(InlineContent(bytes)),
-            Data::File => {
-                Box::new(FileContent { files, pieces: pieces.into(), parts: Vec::new(), pin: self.pin })
-            }
+            Data::File => Box::new(FileContent { files, pieces: pieces.into(), parts: Vec::new(), pin: self.pin }),
             Data::Parts(parts) => Box::new(FileContent { files, pieces: pieces.into(), parts, pin: self.pin }),
         };
         OpenObject { head: self.head, content }

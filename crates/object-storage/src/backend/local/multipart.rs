@@ -27,8 +27,8 @@ pub(super) fn create(c: &Connection, at: &Place, upload: &Upload) -> Result<(), 
 }
 
 pub(super) fn find(c: &Connection, at: &Place, id: &str) -> Result<Option<Upload>, BackendError> {
-    let mut query = c
-        .prepare_cached("SELECT key, id, initiated, new FROM upload WHERE bucket = ?1 AND key = ?2 AND id = ?3")?;
+    let mut query =
+        c.prepare_cached("SELECT key, id, initiated, new FROM upload WHERE bucket = ?1 AND key = ?2 AND id = ?3")?;
     let mut rows = query.query(params![at.bucket.row(), at.key.as_bytes(), id])?;
     rows.next()?.map(read_upload).transpose()
 }
@@ -251,9 +251,8 @@ fn whole_checksum(
     let checksum = of(upload.algorithm(), coverage);
     if let Some((algorithm, claimed)) = &complete.checksum {
         let stored = checksum.as_ref().filter(|checksum| checksum.algorithm == *algorithm);
-        let same = stored.is_some_and(|stored| {
-            stored.text == *claimed || stored.text.split('-').next() == Some(claimed.as_str())
-        });
+        let same = stored
+            .is_some_and(|stored| stored.text == *claimed || stored.text.split('-').next() == Some(claimed.as_str()));
         if !same {
             let message = format!(
                 "The {} you specified did not match the calculated checksum.",

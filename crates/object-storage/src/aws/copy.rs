@@ -1,0 +1,209 @@
+//! Copies: whole objects, and ranges of objects as parts.
+
+use s3s::dto::*;
+use s3s::{S3Request, S3Response, S3Result};
+
+use super::access::{check_expected_owner, copy_source};
+use super::convert::{Asked, ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
+use super::error::{from_backend, invalid, invalid_argument, no_such_key, precondition_failed};
+use super::object::ReadCondition;
+use super::service::{S3Api, Scoped, check_version};
+use crate::backend::{BackendError, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, Place, Put, WriteCondition};
+use crate::checksum::Algorithm;
+
+/// Attempts to copy a source that is being replaced.
+const ATTEMPTS: usize = 4;
+
+impl S3Api {
+    /// The source's place; the access hook has asked for the permission to read it.
+    async fn source<T>(&self, request: &S3Request<T>, version: Option<&str>) -> S3Result<Place> {
+        check_version(version)?;
+        let (bucket, key) = copy_source(&request.headers)?;
+        let bucket = self.own_bucket(&request.scope()?.caller, &bucket).await?;
+        check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
+        Ok(Place::new(bucket.id, key))
+    }
+
+    async fn open_source(&self, place: &Place, condition: &ReadCondition) -> S3Result<OpenObject> {
+        let source = self.backend().open(place).await.map_err(from_backend)?.ok_or_else(no_such_key)?;
+        // On a copy, "not modified" is a failed precondition, too.
+        if condition.holds(&source.head) == Some(true) { Ok(source) } else { Err(precondition_failed()) }
+    }
+
+    pub(super) async fn copy_object(
+        &self,
+        request: S3Request<CopyObjectInput>,
+    ) -> S3Result<S3Response<CopyObjectOutput>> {
+        let asked = Asked {
+            storage_class: request.input.storage_class.as_ref(),
+            acl: request.input.acl.as_ref().map(ObjectCannedACL::as_str),
+        };
+        refuse_unsupported(&request.headers, &asked)?;
+        let to = request.place(&request.input.key)?;
+        let from = self.source(&request, source_version(&request.input.copy_source)).await?;
+        let replaces = directive(request.input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
+        let replaces_tags = directive(request.input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
+        if from == to && !replaces {
+            let message = "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.";
+            return Err(invalid("InvalidRequest", message));
+        }
+        let algorithm = request.input.checksum_algorithm.as_ref().map(|name| {
+            Algorithm::parse(name.as_str())
+                .ok_or_else(|| invalid("InvalidRequest", "Checksum algorithm provided is unsupported."))
+        });
+        let algorithm = algorithm.transpose()?;
+        let given = object_meta(&request.headers, request.input.metadata)?;
+        let condition = ReadCondition {
+            if_match: request.input.copy_source_if_match,
+            if_none_match: request.input.copy_source_if_none_match,
+            if_modified_since: request.input.copy_source_if_modified_since,
+            if_unmodified_since: request.input.copy_source_if_unmodified_since,
+        };
+        let write = write_condition_of(&request.headers)?;
+        for _ in 0..ATTEMPTS {
+            let source = self.open_source(&from, &condition).await?;
+            if source.head.size > MAX_PUT_SIZE {
+                let message = "The specified copy source is larger than the maximum allowable size for a copy source";
+                return Err(invalid("InvalidRequest", message));
+            }
+            let mut meta = ObjectMeta::clone(if replaces { &given } else { &source.head.meta });
+            meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
+            match self.copy_bytes(&from, source, &to, meta, algorithm, write.clone()).await {
+                Err(BackendError::SourceChanged) => {}
+                copied => return Ok(copied_response(&copied.map_err(from_backend)?)),
+            }
+        }
+        Err(from_backend(BackendError::SourceChanged))
+    }
+
+    /// Bytes are read only if another checksum of them is asked for.
+    async fn copy_bytes(
+        &self,
+        from: &Place,
+        source: OpenObject,
+        to: &Place,
+        meta: ObjectMeta,
+        algorithm: Option<Algorithm>,
+        condition: WriteCondition,
+    ) -> Result<ObjectHead, BackendError> {
+        let has = source.head.checksum.as_ref().map(|checksum| checksum.algorithm);
+        match algorithm {
+            Some(algorithm) if has != Some(algorithm) => {
+                let put = Put {
+                    meta,
+                    condition,
+                    algorithms: vec![algorithm],
+                    verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
+                    size: Some(source.head.size),
+                };
+                self.backend().put(to, source.stream_all(), put).await
+            }
+            _ => self.backend().copy(from, &source.head.etag, to, meta, condition).await,
+        }
+    }
+
+    pub(super) async fn upload_part_copy(
+        &self,
+        request: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        refuse_unsupported(&request.headers, &Asked { storage_class: None, acl: None })?;
+        let to = request.place(&request.input.key)?;
+        let number = super::multipart::part_number(request.input.part_number)?;
+        let from = self.source(&request, source_version(&request.input.copy_source)).await?;
+        let input = request.input;
+        let condition = ReadCondition {
+            if_match: input.copy_source_if_match,
+            if_none_match: input.copy_source_if_none_match,
+            if_modified_since: input.copy_source_if_modified_since,
+            if_unmodified_since: input.copy_source_if_unmodified_since,
+        };
+        let source = self.open_source(&from, &condition).await?;
+        let size = source.head.size;
+        let span = match input.copy_source_range.as_deref() {
+            None => 0..size,
+            Some(text) => match Range::parse(text) {
+                Ok(Range::Int { first, last: Some(last) }) if last < size => first..last + 1,
+                Ok(Range::Int { last: Some(_), .. }) => {
+                    let message = format!("Range specified is not valid for source object of size: {size}");
+                    return Err(invalid("InvalidRange", message));
+                }
+                _ => {
+                    let message = "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the zero-based offsets of the first and last bytes to copy";
+                    return Err(invalid_argument(message));
+                }
+            },
+        };
+        let upload = self.need_upload(&to, &input.upload_id).await?;
+        let keep = upload.algorithm();
+        let part = self
+            .backend()
+            .put_part(
+                &to,
+                &upload.id,
+                number,
+                source.stream(span),
+                vec![keep],
+                Box::new(move |digests| Ok(digests.checksum(keep))),
+            )
+            .await
+            .map_err(from_backend)?;
+        let sums = ChecksumFields::of(part.checksum.as_ref());
+        Ok(S3Response::new(UploadPartCopyOutput {
+            copy_part_result: Some(CopyPartResult {
+                checksum_crc32: sums.crc32,
+                checksum_crc32c: sums.crc32c,
+                checksum_crc64nvme: sums.crc64nvme,
+                checksum_sha1: sums.sha1,
+                checksum_sha256: sums.sha256,
+                e_tag: Some(etag(&part.etag)),
+                last_modified: Some(timestamp(part.modified)),
+            }),
+            ..Default::default()
+        }))
+    }
+}
+
+fn source_version(source: &CopySource) -> Option<&str> {
+    match source {
+        CopySource::Bucket { version_id, .. } => version_id.as_deref(),
+        _ => None,
+    }
+}
+
+/// Whether what the request says replaces what the source has.
+fn directive(text: Option<&str>) -> S3Result<bool> {
+    match text {
+        None | Some("COPY") => Ok(false),
+        Some("REPLACE") => Ok(true),
+        Some(_) => Err(invalid_argument("Unknown metadata directive.")),
+    }
+}
+
+/// `If-Match` and `If-None-Match` speak of the destination; s3s does not read them for copies.
+fn write_condition_of(headers: &http::HeaderMap) -> S3Result<WriteCondition> {
+    let read = |name: &str| {
+        let parse = |value: &http::HeaderValue| {
+            ETagCondition::parse_http_header(value.as_bytes())
+                .map_err(|_| invalid_argument(format!("The header {name} is not an entity tag")))
+        };
+        headers.get(name).map(parse).transpose()
+    };
+    super::convert::write_condition(read("if-match")?.as_ref(), read("if-none-match")?.as_ref())
+}
+
+fn copied_response(head: &ObjectHead) -> S3Response<CopyObjectOutput> {
+    let sums = ChecksumFields::of(head.checksum.as_ref());
+    S3Response::new(CopyObjectOutput {
+        copy_object_result: Some(CopyObjectResult {
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            checksum_type: sums.kind,
+            e_tag: Some(etag(&head.etag)),
+            last_modified: Some(timestamp(head.modified)),
+        }),
+        ..Default::default()
+    })
+}

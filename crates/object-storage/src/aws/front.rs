@@ -1,0 +1,407 @@
+//! The door for S3 requests: authenticates them, checks their bodies, and hands them to `s3s`, which knows the API's
+//! shapes.
+//!
+//! Signatures are not left to `s3s`: it takes no session tokens, accepts Signature Version 2, does not ask for the
+//! region or for unsigned headers, holds whole chunks in memory, and hides why a body was refused. What it gets here is
+//! a request without a signature, whose caller stands in its extensions ([`RequestScope`]); its access hook then
+//! authorizes that caller. `iam::sigv4` and `iam::Iam` are the ones that the API server uses.
+
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RANGE, TRANSFER_ENCODING,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http_body_util::StreamBody;
+use hyper::body::{Body as HttpBody, Frame};
+use s3s::host::{S3Host, VirtualHost};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3Error, S3Result};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use terroir_action::Caller;
+use terroir_iam::sigv4::{PathRule, Presented, SignatureError, SigningKey};
+use terroir_iam::{Iam, RequestFacts};
+use terroir_types::{Clock, IdSource};
+
+use super::access::Access;
+use super::body::{BodyState, CheckedBody, Claims, Proof};
+use super::chunked::ChunkSigner;
+use super::error::{access_denied, from_authentication, from_backend, from_domain, from_signature, invalid, s3};
+use super::service::S3Api;
+use crate::backend::{BoxError, ObjectBackend};
+use crate::checksum::Algorithm;
+
+/// How far a client's clock may be off, as in AWS.
+const SKEW: Duration = Duration::from_secs(15 * 60);
+const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+/// Largest document in a request, for example the keys of DeleteObjects.
+const MAX_DOCUMENT: usize = 4 << 20;
+
+/// What S3 is served with.
+pub struct S3Options {
+    pub iam: Iam,
+    pub backend: Arc<dyn ObjectBackend>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    /// The region's name; signatures must be scoped to it.
+    pub region: String,
+    /// Domains below which a host's first labels are a bucket: `BUCKET.DOMAIN`. Without a port.
+    pub domains: Vec<String>,
+}
+
+/// The request's number, if the server in front gave it one; an extension of the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct S3RequestId(pub String);
+
+/// What a request turned out to be, for the audit log. In the response's extensions.
+#[derive(Debug, Clone, Default)]
+pub struct S3Outcome {
+    /// For example `PutObject`; none if it was refused before that was known.
+    pub operation: Option<String>,
+    pub caller: Option<Caller>,
+    pub bucket: Option<String>,
+    pub key: Option<String>,
+    /// S3's code of the error.
+    pub error: Option<String>,
+}
+
+/// One authenticated request, as operations see it.
+pub(super) struct RequestScope {
+    pub caller: Caller,
+    pub facts: RequestFacts,
+    pub body: Arc<BodyState>,
+    pub operation: OnceLock<(String, Option<String>, Option<String>)>,
+}
+
+/// Serves S3. A cheap handle.
+#[derive(Clone)]
+pub struct S3Front(Arc<Inner>);
+
+struct Inner {
+    iam: Iam,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    region: String,
+    service: S3Service,
+}
+
+/// Makes the service; settles first what an earlier process left half done.
+///
+/// # Errors
+/// Those of the state store and the backend.
+pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
+    let S3Options { iam, backend, clock, ids, region, domains } = options;
+    let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone());
+    api.settle_closed_buckets().await?;
+    let mut builder = S3ServiceBuilder::new(api.clone());
+    builder.set_access(Access::new(api));
+    // s3s asks the access hook only where it could authenticate; it never gets anything to authenticate.
+    builder.set_auth(NoKeys);
+    builder.set_host(Domains(domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect()));
+    let mut config = s3s::config::S3Config::default();
+    config.xml_max_body_size = MAX_DOCUMENT;
+    builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
+    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, service: builder.build() })))
+}
+
+struct NoKeys;
+
+#[async_trait::async_trait]
+impl s3s::auth::S3Auth for NoKeys {
+    async fn get_secret_key(&self, _access_key: &str) -> S3Result<s3s::auth::SecretKey> {
+        Err(access_denied())
+    }
+}
+
+struct Domains(Vec<String>);
+
+impl S3Host for Domains {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+        let name = name.map_or(host, |(name, _)| name);
+        let lower = name.to_ascii_lowercase();
+        for domain in &self.0 {
+            let bucket = lower.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+            if let Some(bucket) = bucket.filter(|bucket| !bucket.is_empty()) {
+                return Ok(VirtualHost::new(domain.as_str()).with_bucket(bucket.to_owned()));
+            }
+        }
+        Ok(VirtualHost::new(name))
+    }
+}
+
+impl S3Front {
+    /// Answers one request. [`S3RequestId`] and [`RequestFacts`] are taken from its extensions if they are there; the
+    /// response has an [`S3Outcome`].
+    pub async fn call<B>(&self, request: Request<B>) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (mut parts, body) = request.into_parts();
+        let request_id = parts.extensions.remove::<S3RequestId>().map(|id| id.0);
+        let request_id = request_id.unwrap_or_else(|| format!("{:016X}", self.0.ids.next_u64()));
+        let is_head = parts.method == Method::HEAD;
+        let mut outcome = S3Outcome::default();
+        let mut response = match self.admit(&parts).await {
+            Err(error) => error_response(error),
+            Ok(admitted) => self.serve(parts, body, admitted, &mut outcome).await,
+        };
+        finish(&mut response, &request_id, is_head, &mut outcome);
+        response.extensions_mut().insert(outcome);
+        response
+    }
+
+    /// Who is asking, and how the body will prove itself.
+    async fn admit(&self, parts: &Parts) -> S3Result<Admitted> {
+        refuse_what_is_not_served(parts)?;
+        let presigned = parts.uri.query().is_some_and(|query| query.contains("X-Amz-Signature"));
+        let wrong = |error| from_signature(error, presigned);
+        let presented = Presented::read(parts).map_err(wrong)?;
+        let now = self.0.clock.now();
+        let regions = [self.0.region.as_str()];
+        presented.check_scope_and_time("s3", &regions, now, SKEW).map_err(wrong)?;
+
+        let txn = self.0.iam.store().read().await.map_err(|error| from_domain(error.into()))?;
+        let secret = self.0.iam.secret_in(&txn, &presented.access_key_id).map_err(from_authentication)?;
+        let payload = payload_hash(&parts.headers, presigned)?;
+        let key = SigningKey::derive(secret.expose(), &presented.scope);
+        presented.verify(parts, &payload, PathRule::Single, &key).map_err(|error| match error {
+            // Headers that should have been signed and are not.
+            SignatureError::Malformed(message) => s3("AccessDenied", StatusCode::FORBIDDEN, message),
+            error => from_signature(error, presigned),
+        })?;
+        let token = presented.session_token.as_deref();
+        let caller = self.0.iam.authenticate_in(&txn, &presented.access_key_id, token).map_err(from_authentication)?;
+        drop(txn);
+        self.0.iam.record_use(&presented.access_key_id, "s3", &self.0.region).await;
+
+        let facts = parts.extensions.get::<RequestFacts>().cloned().unwrap_or_else(|| RequestFacts {
+            now,
+            region: self.0.region.clone(),
+            user_agent: text(&parts.headers, "user-agent").map(str::to_owned),
+            ..RequestFacts::default()
+        });
+        let (proof, length) = proof(parts, &payload, presented, key)?;
+        Ok(Admitted { caller, facts, proof, length })
+    }
+
+    async fn serve<B>(&self, parts: Parts, body: B, admitted: Admitted, outcome: &mut S3Outcome) -> Response<Body>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let Admitted { caller, facts, proof, length } = admitted;
+        outcome.caller = Some(caller.clone());
+        let state = Arc::new(BodyState::default());
+        let claims = match claims(&parts) {
+            Ok(claims) => claims,
+            Err(error) => return error_response(error),
+        };
+        let scope = Arc::new(RequestScope { caller, facts, body: Arc::clone(&state), operation: OnceLock::new() });
+        let request = match strip(parts, length, matches!(proof, Proof::Chunks { .. })) {
+            Ok(mut parts) => {
+                parts.extensions.insert(Arc::clone(&scope));
+                let checked = CheckedBody::new(body, proof, claims, length, Arc::clone(&state));
+                let frames = futures::StreamExt::map(checked, |piece| piece.map(Frame::data));
+                Request::from_parts(parts, Body::http_body_unsync(StreamBody::new(frames)))
+            }
+            Err(error) => return error_response(error),
+        };
+        let response = match self.0.service.call(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(?error, "an S3 answer could not be written");
+                error_response(s3("InternalError", StatusCode::INTERNAL_SERVER_ERROR, "An internal error occurred"))
+            }
+        };
+        if let Some((operation, bucket, key)) = scope.operation.get() {
+            outcome.operation = Some(operation.clone());
+            outcome.bucket.clone_from(bucket);
+            outcome.key.clone_from(key);
+        }
+        // s3s knows only that reading failed; why stands in the state.
+        match state.failure() {
+            Some(failure) if !response.status().is_success() => error_response(failure.to_s3()),
+            _ => response,
+        }
+    }
+}
+
+struct Admitted {
+    caller: Caller,
+    facts: RequestFacts,
+    proof: Proof,
+    /// Of the decoded body.
+    length: Option<u64>,
+}
+
+fn refuse_what_is_not_served(parts: &Parts) -> S3Result<()> {
+    let old = "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.";
+    let query = parts.uri.query().unwrap_or_default();
+    let in_query = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    let authorization = text(&parts.headers, AUTHORIZATION.as_str()).unwrap_or_default();
+    if authorization.starts_with("AWS ") || (in_query("Signature") && in_query("AWSAccessKeyId")) {
+        return Err(invalid("InvalidRequest", old));
+    }
+    let form = text(&parts.headers, CONTENT_TYPE.as_str()).is_some_and(|kind| kind.starts_with("multipart/form-data"));
+    if parts.method == Method::POST && form {
+        let message = "Uploads by HTML form (POST policies) are not implemented.";
+        return Err(s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message));
+    }
+    Ok(())
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// What stands for the body in the canonical request.
+fn payload_hash(headers: &HeaderMap, presigned: bool) -> S3Result<String> {
+    match text(headers, "x-amz-content-sha256") {
+        Some(hash) => Ok(hash.to_owned()),
+        None if presigned => Ok(UNSIGNED.to_owned()),
+        None => Err(invalid("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")),
+    }
+}
+
+fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) -> S3Result<(Proof, Option<u64>)> {
+    let number = |name: &str| -> S3Result<Option<u64>> {
+        let wrong = || invalid("InvalidArgument", format!("The header {name} is not a number"));
+        text(&parts.headers, name).map(|text| text.parse().map_err(|_| wrong())).transpose()
+    };
+    let missing =
+        || s3("MissingContentLength", StatusCode::LENGTH_REQUIRED, "You must provide the Content-Length HTTP header.");
+    let length = number("content-length")?;
+    let has_body = parts.method == Method::PUT || parts.method == Method::POST;
+    if let Some(kind) = payload.strip_prefix("STREAMING-") {
+        let decoded = number("x-amz-decoded-content-length")?.ok_or_else(missing)?;
+        let (signed, trailers) = match kind {
+            "AWS4-HMAC-SHA256-PAYLOAD" => (true, false),
+            "AWS4-HMAC-SHA256-PAYLOAD-TRAILER" => (true, true),
+            "UNSIGNED-PAYLOAD-TRAILER" => (false, true),
+            _ => {
+                let message = format!("The payload signature STREAMING-{kind} is not implemented.");
+                return Err(s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message));
+            }
+        };
+        let signer = signed.then(|| ChunkSigner::new(key, presented.scope, presented.signed_at, presented.signature));
+        return Ok((Proof::Chunks { signer, trailers }, Some(decoded)));
+    }
+    if has_body && length.is_none() && parts.headers.contains_key(TRANSFER_ENCODING) {
+        return Err(missing());
+    }
+    if payload == UNSIGNED {
+        return Ok((Proof::None, length));
+    }
+    let is_hash = payload.len() == 64 && payload.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_hash {
+        let message = "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, a STREAMING- value, or a valid sha256 value.";
+        return Err(invalid("InvalidArgument", message));
+    }
+    let hash = payload.to_ascii_lowercase();
+    // Without a body nobody reads it, and so nobody compares.
+    if length.unwrap_or(0) == 0 && hash != EMPTY_SHA256 {
+        return Err(super::body::BodyFailure::Sha256Mismatch.to_s3());
+    }
+    Ok((Proof::Sha256(hash), length))
+}
+
+/// Documents are checked here; objects by their operations, which compute digests anyway.
+fn claims(parts: &Parts) -> S3Result<Claims> {
+    let is_object = parts.method == Method::PUT && !is_document(parts.uri.query().unwrap_or_default());
+    if is_object {
+        return Ok(Claims::default());
+    }
+    let md5 = text(&parts.headers, "content-md5").map(super::object::parse_md5).transpose()?;
+    // CompleteMultipartUpload's headers speak of the object, not of the document.
+    let of_object = parts.uri.query().is_some_and(|query| query.contains("uploadId="));
+    let checksum = Algorithm::ALL
+        .into_iter()
+        .filter(|_| !of_object)
+        .find_map(|algorithm| Some((algorithm, text(&parts.headers, algorithm.header())?.to_owned())));
+    Ok(Claims { md5, checksum })
+}
+
+fn is_document(query: &str) -> bool {
+    let names = ["tagging", "acl", "retention", "legal-hold", "versioning", "policy", "cors", "lifecycle"];
+    query.split('&').any(|pair| names.contains(&pair.split('=').next().unwrap_or_default()))
+}
+
+/// The request without its signature and its transfer encoding, as if the caller had been known all along.
+fn strip(mut parts: Parts, length: Option<u64>, chunked: bool) -> S3Result<Parts> {
+    parts.headers.remove(AUTHORIZATION);
+    for name in ["x-amz-content-sha256", "x-amz-security-token", "x-amz-decoded-content-length"] {
+        parts.headers.remove(HeaderName::from_static(name));
+    }
+    let kept: Vec<&str> = parts
+        .uri
+        .query()
+        .unwrap_or_default()
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !is_of_signature(pair.split('=').next().unwrap_or_default()))
+        .collect();
+    let path = parts.uri.path();
+    let target = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
+    parts.uri = target.parse::<Uri>().map_err(|_| invalid("InvalidURI", "Couldn't parse the specified URI."))?;
+    if chunked {
+        let length = length.unwrap_or_default();
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        let encoding = text(&parts.headers, CONTENT_ENCODING.as_str()).unwrap_or_default();
+        let rest: Vec<_> =
+            encoding.split(',').map(str::trim).filter(|e| !e.is_empty() && *e != "aws-chunked").collect();
+        match HeaderValue::from_str(&rest.join(",")) {
+            Ok(rest) if !rest.is_empty() => drop(parts.headers.insert(CONTENT_ENCODING, rest)),
+            _ => drop(parts.headers.remove(CONTENT_ENCODING)),
+        }
+    }
+    // A range that cannot be read is as if it were not there (RFC 9110, 14.2).
+    if text(&parts.headers, RANGE.as_str()).is_some_and(|range| s3s::dto::Range::parse(range).is_err()) {
+        parts.headers.remove(RANGE);
+    }
+    Ok(parts)
+}
+
+fn is_of_signature(name: &str) -> bool {
+    let names = ["Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature", "Security-Token"];
+    name.strip_prefix("X-Amz-").is_some_and(|rest| names.contains(&rest))
+}
+
+fn error_response(error: S3Error) -> Response<Body> {
+    error.to_http_response().unwrap_or_else(|error| {
+        tracing::error!(%error, "an S3 error could not be written");
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+/// Request ids on everything; in the text of errors, too.
+fn finish(response: &mut Response<Body>, request_id: &str, is_head: bool, outcome: &mut S3Outcome) {
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        response.headers_mut().insert(HeaderName::from_static("x-amz-request-id"), value.clone());
+        response.headers_mut().insert(HeaderName::from_static("x-amz-id-2"), value);
+    }
+    response.headers_mut().insert(http::header::SERVER, HeaderValue::from_static("Terroir"));
+    if response.status().is_success() {
+        return;
+    }
+    let text = response.body().bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+    outcome.error = code.map(str::to_owned);
+    let bodiless = is_head || response.status() == StatusCode::NOT_MODIFIED;
+    if bodiless {
+        *response.body_mut() = Body::empty();
+    } else if let Some(at) = text.rfind("</Error>") {
+        let rest = format!("<RequestId>{request_id}</RequestId><HostId>{request_id}</HostId></Error>");
+        *response.body_mut() = Body::from(format!("{}{rest}", &text[..at]));
+        response.headers_mut().remove(CONTENT_LENGTH);
+    }
+}
+
+pub(super) fn backend_failed(error: crate::backend::BackendError) -> terroir_types::Error {
+    let error = from_backend(error);
+    terroir_types::Error::internal(error)
+}

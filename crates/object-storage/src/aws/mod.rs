@@ -1,0 +1,16 @@
+//! The S3 API.
+
+mod access;
+mod body;
+mod bucket;
+mod chunked;
+mod convert;
+mod copy;
+mod error;
+mod front;
+mod listing;
+mod multipart;
+mod object;
+mod service;
+
+pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

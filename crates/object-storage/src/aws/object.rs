@@ -1,0 +1,492 @@
+//! Single objects.
+
+use futures::StreamExt;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use s3s::dto::*;
+use s3s::{Body, S3Error, S3Request, S3Response, S3Result};
+use std::ops::Range as Span;
+use terroir_action::Target;
+use terroir_types::Arn;
+
+use super::convert::{
+    Asked, ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds,
+    size, timestamp, write_condition,
+};
+use super::error::{access_denied, from_backend, invalid, no_such_key, precondition_failed, s3};
+use super::service::{S3Api, Scoped, check_version};
+use crate::backend::{ByteStream, ObjectHead, OpenObject, PartOfObject, Place, Put, WriteCondition};
+use crate::checksum::{Algorithm, Checksum};
+use crate::model::Bucket as BucketRecord;
+
+pub(super) fn parse_md5(text: &str) -> S3Result<[u8; 16]> {
+    md5_bytes(text).ok_or_else(|| invalid("InvalidDigest", "The Content-MD5 you specified is not valid."))
+}
+
+/// The body of a request as the backend takes it.
+pub(super) fn byte_stream(body: Option<StreamingBlob>) -> ByteStream {
+    match body {
+        Some(body) => Box::pin(body),
+        None => Box::pin(futures::stream::empty()),
+    }
+}
+
+fn streaming_blob(stream: ByteStream) -> StreamingBlob {
+    let frames = stream.map(|piece| {
+        if let Err(error) = &piece {
+            tracing::error!(%error, "reading an object failed while it was being sent");
+        }
+        piece.map(Frame::data)
+    });
+    StreamingBlob::from(Body::http_body_unsync(StreamBody::new(frames)))
+}
+
+/// `If-Match` and its relatives on a read.
+#[derive(Default)]
+pub(super) struct ReadCondition {
+    pub if_match: Option<ETagCondition>,
+    pub if_none_match: Option<ETagCondition>,
+    pub if_modified_since: Option<Timestamp>,
+    pub if_unmodified_since: Option<Timestamp>,
+}
+
+fn matches(condition: &ETagCondition, etag: &str) -> bool {
+    match condition {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(wanted) => wanted.value() == etag,
+    }
+}
+
+impl ReadCondition {
+    /// In the order of RFC 9110, 13.2.2. `Some(false)`: not modified.
+    pub(super) fn holds(&self, head: &ObjectHead) -> Option<bool> {
+        let modified = head.modified.secs();
+        match (&self.if_match, &self.if_unmodified_since) {
+            (Some(condition), _) if !matches(condition, &head.etag) => return None,
+            (None, Some(since)) if modified > seconds(since) => return None,
+            _ => {}
+        }
+        let unchanged = match (&self.if_none_match, &self.if_modified_since) {
+            (Some(condition), _) => matches(condition, &head.etag),
+            (None, Some(since)) => modified <= seconds(since),
+            (None, None) => false,
+        };
+        Some(!unchanged)
+    }
+
+    fn check(&self, head: &ObjectHead) -> S3Result<()> {
+        match self.holds(head) {
+            Some(true) => Ok(()),
+            Some(false) => Err(not_modified(head)),
+            None => Err(precondition_failed()),
+        }
+    }
+}
+
+fn not_modified(head: &ObjectHead) -> S3Error {
+    let mut error = s3("NotModified", StatusCode::NOT_MODIFIED, "Not Modified");
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", head.etag)) {
+        headers.insert(http::header::ETAG, value);
+    }
+    error.set_headers(headers);
+    error
+}
+
+/// Which bytes a read asks for.
+struct Selection {
+    span: Span<u64>,
+    /// `Content-Range`, if it is not simply the whole.
+    range: Option<String>,
+    checksum: Option<Checksum>,
+    parts_count: Option<i32>,
+}
+
+fn select(
+    head: &ObjectHead,
+    parts: &[PartOfObject],
+    range: Option<Range>,
+    part_number: Option<i32>,
+) -> S3Result<Selection> {
+    let content_range = |span: &Span<u64>| {
+        Some(format!("bytes {}-{}/{}", span.start, span.end.saturating_sub(1), head.size)).filter(|_| head.size > 0)
+    };
+    match (range, part_number) {
+        (Some(_), Some(_)) => {
+            Err(invalid("InvalidRequest", "Cannot specify both Range header and partNumber query parameter"))
+        }
+        (None, None) => {
+            Ok(Selection { span: 0..head.size, range: None, checksum: head.checksum.clone(), parts_count: None })
+        }
+        (Some(range), None) => {
+            let span =
+                range.check(head.size).ok().filter(|span| !span.is_empty()).ok_or_else(|| unsatisfiable(head))?;
+            let range = content_range(&span);
+            Ok(Selection { span, range, checksum: None, parts_count: None })
+        }
+        (None, Some(number)) => {
+            let (span, checksum) = span_of_part(head, parts, number).ok_or_else(|| {
+                let message = "The requested partnumber is not satisfiable";
+                s3("InvalidPartNumber", StatusCode::RANGE_NOT_SATISFIABLE, message)
+            })?;
+            let range = content_range(&span);
+            Ok(Selection { span, range, checksum, parts_count: head.parts.map(i32::from) })
+        }
+    }
+}
+
+/// Part `number` counts in order, from 1; an object that was written in one piece has one.
+fn span_of_part(head: &ObjectHead, parts: &[PartOfObject], number: i32) -> Option<(Span<u64>, Option<Checksum>)> {
+    let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    if parts.is_empty() {
+        return (index == 0).then(|| (0..head.size, head.checksum.clone()));
+    }
+    let part = parts.get(index)?;
+    let start: u64 = parts[..index].iter().map(|part| part.size).sum();
+    Some((start..start + part.size, part.checksum.clone()))
+}
+
+fn unsatisfiable(head: &ObjectHead) -> S3Error {
+    let mut error = s3("InvalidRange", StatusCode::RANGE_NOT_SATISFIABLE, "The requested range is not satisfiable");
+    let mut headers = HeaderMap::new();
+    if let Ok(value) = HeaderValue::from_str(&format!("bytes */{}", head.size)) {
+        headers.insert(http::header::CONTENT_RANGE, value);
+    }
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    error.set_headers(headers);
+    error
+}
+
+/// The headers that the writer gave, as they came.
+fn kept_headers(head: &ObjectHead) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for name in KEPT_HEADERS {
+        if let Some(value) = head.meta.headers.get(name).and_then(|value| HeaderValue::from_str(value).ok()) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+fn wants_checksum(mode: Option<&ChecksumMode>) -> bool {
+    mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
+}
+
+fn tag_count(head: &ObjectHead) -> Option<i32> {
+    i32::try_from(head.meta.tags.len()).ok().filter(|count| *count > 0)
+}
+
+fn user_metadata(head: &ObjectHead) -> Option<Metadata> {
+    Some(head.meta.user.clone().into_iter().collect())
+}
+
+impl S3Api {
+    /// Whoever may not list the bucket does not learn which keys are missing.
+    pub(super) async fn missing_key<T>(&self, request: &S3Request<T>) -> S3Error {
+        let (Ok(scope), Ok(bucket)) = (request.scope(), request.own_bucket()) else { return access_denied() };
+        let list = Target::on("s3:ListBucket", Arn::s3(bucket.name()));
+        match self.iam().authorize(&scope.caller, &[list], &scope.facts).await {
+            Ok(()) => no_such_key(),
+            Err(_) => access_denied(),
+        }
+    }
+
+    pub(super) async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let asked = Asked {
+            storage_class: request.input.storage_class.as_ref(),
+            acl: request.input.acl.as_ref().map(ObjectCannedACL::as_str),
+        };
+        refuse_unsupported(&request.headers, &asked)?;
+        let place = request.place(&request.input.key)?;
+        let body_state = request.body_state()?;
+        let claimed = Claimed::read(&request.headers)?;
+        let input = request.input;
+        let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
+        let put = Put {
+            meta: object_meta(&request.headers, input.metadata)?,
+            condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
+            algorithms: vec![keep],
+            verify: claimed.verify(keep, body_state),
+            size: input.content_length.and_then(|length| u64::try_from(length).ok()),
+        };
+        let head = self.backend().put(&place, byte_stream(input.body), put).await.map_err(from_backend)?;
+        let sums = ChecksumFields::of(head.checksum.as_ref());
+        Ok(S3Response::new(PutObjectOutput {
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            checksum_type: sums.kind,
+            e_tag: Some(etag(&head.etag)),
+            ..Default::default()
+        }))
+    }
+
+    pub(super) async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let Some(object) = self.backend().open(&place).await.map_err(from_backend)? else {
+            return Err(self.missing_key(&request).await);
+        };
+        let input = request.input;
+        let condition = ReadCondition {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+            if_modified_since: input.if_modified_since,
+            if_unmodified_since: input.if_unmodified_since,
+        };
+        let OpenObject { head, content } = object;
+        condition.check(&head)?;
+        let selection = select(&head, content.parts(), input.range, input.part_number)?;
+        let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
+        let sums = ChecksumFields::of(checksum);
+        let mut response = S3Response::new(GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            body: Some(streaming_blob(content.stream(selection.span.clone()))),
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            checksum_type: sums.kind,
+            content_length: Some(size(selection.span.end - selection.span.start)),
+            content_range: selection.range,
+            e_tag: Some(etag(&head.etag)),
+            last_modified: Some(timestamp(head.modified)),
+            metadata: user_metadata(&head),
+            parts_count: selection.parts_count,
+            tag_count: tag_count(&head),
+            ..Default::default()
+        });
+        response.headers = kept_headers(&head);
+        // What the request overrides, s3s writes itself, unless it stands here already.
+        let overridden = [
+            ("content-type", input.response_content_type.is_some()),
+            ("cache-control", input.response_cache_control.is_some()),
+            ("content-disposition", input.response_content_disposition.is_some()),
+            ("content-encoding", input.response_content_encoding.is_some()),
+            ("content-language", input.response_content_language.is_some()),
+            ("expires", input.response_expires.is_some()),
+        ];
+        for (name, _) in overridden.iter().filter(|(_, overridden)| *overridden) {
+            response.headers.remove(*name);
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn head_object(
+        &self,
+        request: S3Request<HeadObjectInput>,
+    ) -> S3Result<S3Response<HeadObjectOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        // Only a part's bounds need more than the row.
+        let (head, parts) = if request.input.part_number.is_some() {
+            let object = self.backend().open(&place).await.map_err(from_backend)?;
+            object.map_or((None, Vec::new()), |object| (Some(object.head), object.content.parts().to_vec()))
+        } else {
+            (self.backend().head(&place).await.map_err(from_backend)?, Vec::new())
+        };
+        let Some(head) = head else { return Err(self.missing_key(&request).await) };
+        let input = request.input;
+        let condition = ReadCondition {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+            if_modified_since: input.if_modified_since,
+            if_unmodified_since: input.if_unmodified_since,
+        };
+        condition.check(&head)?;
+        let selection = select(&head, &parts, input.range, input.part_number)?;
+        let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
+        let sums = ChecksumFields::of(checksum);
+        let status = if selection.range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+        let mut headers = kept_headers(&head);
+        let overrides = [
+            ("content-type", input.response_content_type),
+            ("cache-control", input.response_cache_control),
+            ("content-disposition", input.response_content_disposition),
+            ("content-encoding", input.response_content_encoding),
+            ("content-language", input.response_content_language),
+        ];
+        for (name, value) in overrides {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+                headers.insert(name, value);
+            }
+        }
+        if let Some(range) = selection.range.and_then(|range| HeaderValue::from_str(&range).ok()) {
+            headers.insert(http::header::CONTENT_RANGE, range);
+        }
+        if let Some(count) = tag_count(&head) {
+            headers.insert("x-amz-tagging-count", HeaderValue::from(count));
+        }
+        let mut response = S3Response::with_headers(
+            HeadObjectOutput {
+                accept_ranges: Some("bytes".to_owned()),
+                checksum_crc32: sums.crc32,
+                checksum_crc32c: sums.crc32c,
+                checksum_crc64nvme: sums.crc64nvme,
+                checksum_sha1: sums.sha1,
+                checksum_sha256: sums.sha256,
+                checksum_type: sums.kind,
+                content_length: Some(size(selection.span.end - selection.span.start)),
+                e_tag: Some(etag(&head.etag)),
+                last_modified: Some(timestamp(head.modified)),
+                metadata: user_metadata(&head),
+                parts_count: selection.parts_count,
+                ..Default::default()
+            },
+            headers,
+        );
+        response.status = Some(status);
+        Ok(response)
+    }
+
+    pub(super) async fn delete_object(
+        &self,
+        request: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let condition = write_condition(request.input.if_match.as_ref(), None)?;
+        let place = request.place(&request.input.key)?;
+        self.backend().delete(&place, condition).await.map_err(from_backend)?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    pub(super) async fn delete_objects(
+        &self,
+        request: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let wanted = &request.input.delete.objects;
+        if wanted.is_empty() || wanted.len() > 1000 {
+            let message = "The XML you provided was not well-formed or did not validate against our published schema";
+            return Err(invalid("MalformedXML", message));
+        }
+        let (scope, bucket) = (request.scope()?, request.own_bucket()?);
+        let target = |key: &str| Target::on("s3:DeleteObject", Arn::s3(format_args!("{}/{key}", bucket.name())));
+        let all: Vec<_> = wanted.iter().map(|object| target(&object.key)).collect();
+        let all_allowed = self.iam().authorize(&scope.caller, &all, &scope.facts).await.is_ok();
+        let delete = |(object, target): (&ObjectIdentifier, Target)| {
+            let object = object.clone();
+            async move {
+                if !all_allowed && self.iam().authorize(&scope.caller, &[target], &scope.facts).await.is_err() {
+                    return (object.key, Err(access_denied()));
+                }
+                let result = self.delete_one(bucket, &object).await;
+                (object.key, result)
+            }
+        };
+        let results = futures::future::join_all(wanted.iter().zip(all).map(delete)).await;
+        let quiet = request.input.delete.quiet.unwrap_or(false);
+        let mut output = DeleteObjectsOutput::default();
+        for (key, result) in results {
+            match result {
+                Ok(()) if quiet => {}
+                Ok(()) => {
+                    let deleted = DeletedObject { key: Some(key), ..Default::default() };
+                    output.deleted.get_or_insert_default().push(deleted);
+                }
+                Err(error) => output.errors.get_or_insert_default().push(Error {
+                    code: Some(error.code().as_str().to_owned()),
+                    key: Some(key),
+                    message: error.message().map(str::to_owned),
+                    ..Default::default()
+                }),
+            }
+        }
+        Ok(S3Response::new(output))
+    }
+
+    async fn delete_one(&self, bucket: &BucketRecord, object: &ObjectIdentifier) -> S3Result<()> {
+        check_version(object.version_id.as_deref())?;
+        let condition = match &object.e_tag {
+            Some(etag) => WriteCondition::Matches(etag.value().to_owned()),
+            None => WriteCondition::Always,
+        };
+        self.backend().delete(&Place::new(bucket.id, &*object.key), condition).await.map_err(from_backend)?;
+        Ok(())
+    }
+
+    pub(super) async fn get_object_attributes(
+        &self,
+        request: S3Request<GetObjectAttributesInput>,
+    ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let Some(object) = self.backend().open(&place).await.map_err(from_backend)? else {
+            return Err(self.missing_key(&request).await);
+        };
+        let wants = |name: &str| {
+            request
+                .input
+                .object_attributes
+                .iter()
+                .any(|attribute| attribute.as_str().split(',').any(|one| one.trim().eq_ignore_ascii_case(name)))
+        };
+        let head = &object.head;
+        let sums = ChecksumFields::of(head.checksum.as_ref());
+        let checksum = head.checksum.is_some().then_some(s3s::dto::Checksum {
+            checksum_crc32: sums.crc32,
+            checksum_crc32c: sums.crc32c,
+            checksum_crc64nvme: sums.crc64nvme,
+            checksum_sha1: sums.sha1,
+            checksum_sha256: sums.sha256,
+            checksum_type: sums.kind,
+        });
+        let parts = object.content.parts();
+        let parts = (!parts.is_empty()).then(|| {
+            super::multipart::attributes_of_parts(parts, request.input.part_number_marker, request.input.max_parts)
+        });
+        Ok(S3Response::new(GetObjectAttributesOutput {
+            checksum: checksum.filter(|_| wants("Checksum")),
+            e_tag: Some(etag(&head.etag)).filter(|_| wants("ETag")),
+            last_modified: Some(timestamp(head.modified)),
+            object_parts: parts.filter(|_| wants("ObjectParts")),
+            object_size: Some(size(head.size)).filter(|_| wants("ObjectSize")),
+            storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)).filter(|_| wants("StorageClass")),
+            ..Default::default()
+        }))
+    }
+
+    pub(super) async fn get_object_tagging(
+        &self,
+        request: S3Request<GetObjectTaggingInput>,
+    ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let Some(head) = self.backend().head(&place).await.map_err(from_backend)? else {
+            return Err(self.missing_key(&request).await);
+        };
+        let tag = |(key, value): (&String, &String)| Tag { key: Some(key.clone()), value: Some(value.clone()) };
+        let tag_set = head.meta.tags.iter().map(tag).collect();
+        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: None }))
+    }
+
+    pub(super) async fn put_object_tagging(
+        &self,
+        request: S3Request<PutObjectTaggingInput>,
+    ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
+        let tags = super::convert::check_tags(request.input.tagging.tag_set.into_iter().map(pair).collect())?;
+        self.backend().set_tags(&place, tags).await.map_err(from_backend)?;
+        Ok(S3Response::new(PutObjectTaggingOutput::default()))
+    }
+
+    pub(super) async fn delete_object_tagging(
+        &self,
+        request: S3Request<DeleteObjectTaggingInput>,
+    ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
+        check_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        self.backend().set_tags(&place, Default::default()).await.map_err(from_backend)?;
+        Ok(S3Response::new(DeleteObjectTaggingOutput::default()))
+    }
+}
+
+/// The owner as listings show it.
+pub(super) fn bucket_owner(bucket: &BucketRecord) -> Owner {
+    owner(bucket.account)
+}

@@ -1,0 +1,132 @@
+//! The operations that exist; what `s3s` knows beyond them answers `NotImplemented`.
+
+use s3s::dto::*;
+use s3s::{S3, S3Request, S3Response, S3Result};
+use std::sync::Arc;
+use terroir_iam::Iam;
+use terroir_types::{Clock, IdSource};
+
+use super::access::OwnBucket;
+use super::body::BodyState;
+use super::error::{access_denied, invalid};
+use super::front::RequestScope;
+use crate::backend::{ObjectBackend, Place};
+use crate::model::Bucket;
+
+/// The API over a backend. A cheap handle.
+#[derive(Clone)]
+pub(super) struct S3Api(Arc<Parts>);
+
+struct Parts {
+    iam: Iam,
+    backend: Arc<dyn ObjectBackend>,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+    region: String,
+}
+
+impl S3Api {
+    pub(super) fn new(
+        iam: Iam,
+        backend: Arc<dyn ObjectBackend>,
+        clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
+        region: String,
+    ) -> Self {
+        Self(Arc::new(Parts { iam, backend, clock, ids, region }))
+    }
+
+    pub(super) fn iam(&self) -> &Iam {
+        &self.0.iam
+    }
+
+    pub(super) fn backend(&self) -> &dyn ObjectBackend {
+        &*self.0.backend
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.0.clock
+    }
+
+    pub(super) fn ids(&self) -> &dyn IdSource {
+        &*self.0.ids
+    }
+
+    pub(super) fn region(&self) -> &str {
+        &self.0.region
+    }
+}
+
+/// What the access hook left with a request.
+pub(super) trait Scoped {
+    fn scope(&self) -> S3Result<&RequestScope>;
+    fn own_bucket(&self) -> S3Result<&Arc<Bucket>>;
+
+    fn place(&self, key: &str) -> S3Result<Place> {
+        Ok(Place::new(self.own_bucket()?.id, key))
+    }
+
+    fn body_state(&self) -> S3Result<Arc<BodyState>> {
+        Ok(Arc::clone(&self.scope()?.body))
+    }
+}
+
+impl<T> Scoped for S3Request<T> {
+    fn scope(&self) -> S3Result<&RequestScope> {
+        self.extensions.get::<Arc<RequestScope>>().map(|scope| &**scope).ok_or_else(access_denied)
+    }
+
+    fn own_bucket(&self) -> S3Result<&Arc<Bucket>> {
+        self.extensions.get::<OwnBucket>().map(|bucket| &bucket.0).ok_or_else(access_denied)
+    }
+}
+
+/// A bucket without versioning has only the version `null`.
+pub(super) fn check_version(version: Option<&str>) -> S3Result<()> {
+    match version {
+        None | Some("null") => Ok(()),
+        Some(_) => Err(invalid("InvalidArgument", "Invalid version id specified")),
+    }
+}
+
+/// Operations, each a method of [`S3Api`] of the same name that takes the request and gives the output.
+macro_rules! operations {
+    ($($name:ident: $input:ident -> $output:ident),* $(,)?) => {
+        #[async_trait::async_trait]
+        impl S3 for S3Api {
+            $(async fn $name(&self, request: S3Request<$input>) -> S3Result<S3Response<$output>> {
+                Box::pin(S3Api::$name(self, request)).await
+            })*
+        }
+    };
+}
+
+operations! {
+    create_bucket: CreateBucketInput -> CreateBucketOutput,
+    delete_bucket: DeleteBucketInput -> DeleteBucketOutput,
+    head_bucket: HeadBucketInput -> HeadBucketOutput,
+    list_buckets: ListBucketsInput -> ListBucketsOutput,
+    get_bucket_location: GetBucketLocationInput -> GetBucketLocationOutput,
+    get_bucket_versioning: GetBucketVersioningInput -> GetBucketVersioningOutput,
+    get_bucket_acl: GetBucketAclInput -> GetBucketAclOutput,
+    put_object: PutObjectInput -> PutObjectOutput,
+    get_object: GetObjectInput -> GetObjectOutput,
+    head_object: HeadObjectInput -> HeadObjectOutput,
+    copy_object: CopyObjectInput -> CopyObjectOutput,
+    delete_object: DeleteObjectInput -> DeleteObjectOutput,
+    delete_objects: DeleteObjectsInput -> DeleteObjectsOutput,
+    get_object_tagging: GetObjectTaggingInput -> GetObjectTaggingOutput,
+    put_object_tagging: PutObjectTaggingInput -> PutObjectTaggingOutput,
+    delete_object_tagging: DeleteObjectTaggingInput -> DeleteObjectTaggingOutput,
+    get_object_attributes: GetObjectAttributesInput -> GetObjectAttributesOutput,
+    get_object_acl: GetObjectAclInput -> GetObjectAclOutput,
+    list_objects: ListObjectsInput -> ListObjectsOutput,
+    list_objects_v2: ListObjectsV2Input -> ListObjectsV2Output,
+    create_multipart_upload: CreateMultipartUploadInput -> CreateMultipartUploadOutput,
+    upload_part: UploadPartInput -> UploadPartOutput,
+    upload_part_copy: UploadPartCopyInput -> UploadPartCopyOutput,
+    complete_multipart_upload: CompleteMultipartUploadInput -> CompleteMultipartUploadOutput,
+    abort_multipart_upload: AbortMultipartUploadInput -> AbortMultipartUploadOutput,
+    list_parts: ListPartsInput -> ListPartsOutput,
+    list_multipart_uploads: ListMultipartUploadsInput -> ListMultipartUploadsOutput,
+}
