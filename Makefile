@@ -36,7 +36,7 @@ lint:
 	@scripts/lint.sh
 
 bench:
-	@scripts/setup.sh test
+	@scripts/setup.sh run
 	@PROFILE=$(PROFILE) scripts/bench.sh
 
 gen:
