@@ -9,7 +9,7 @@ use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Reply, T
 use terroir_aws_model::{ActionStatus, Params, Service};
 use terroir_iam::RequestFacts;
 use terroir_iam::sigv4::{self, Presented};
-use terroir_store::Txn;
+use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, ErrorClass, Timestamp};
 
 use crate::ApiServer;
@@ -25,6 +25,16 @@ struct Admitted {
     call: Box<dyn Call>,
     targets: Vec<Target>,
 }
+
+/// How far an attempt came.
+enum Fetched {
+    Done(Reply),
+    /// Nothing was done: these records outside the view must be at hand.
+    Wants(Vec<Key>),
+}
+
+/// Attempts to have the right records at hand while others replace them.
+const PREFETCH_ATTEMPTS: usize = 8;
 
 /// What a request is answered from.
 struct Arrival<'a> {
@@ -46,19 +56,19 @@ impl ApiServer {
         request_id: &str,
     ) -> (Response<Body>, Trace) {
         let presented = Presented::read(parts);
-        let service = service_of(presented.as_ref().ok(), parts);
-        let mut trace = Trace { service: service.signing_name(), action: "-", account: None, code: "OK".to_owned() };
+        let mut service = service_of(presented.as_ref().ok(), parts, &[]);
+        let mut trace = Trace { service: "-", action: "-", account: None, code: "OK".to_owned() };
         let answer = async {
-            if !self.may_fail(facts) {
-                return Err(Failure::throttled(service));
-            }
             let body = self.read_body(service, parts, body).await?;
+            service = service_of(presented.as_ref().ok(), parts, &body);
             let presented = presented.map_err(|error| Failure::of_signature(service, &error));
-            let presented = presented.inspect_err(|_| self.count_failure(facts))?;
+            let presented = presented.map_err(|failure| self.failed_to_authenticate(service, facts, failure))?;
             let arrival = arrival(service, parts, &body, facts, request_id)?;
             self.admit_and_run(&arrival, &presented, parts, &body, &mut trace).await
         };
-        let response = match Box::pin(answer).await {
+        let answer = Box::pin(answer).await;
+        trace.service = service.signing_name();
+        let response = match answer {
             Ok(reply) => xml_response(StatusCode::OK, reply.body, request_id),
             Err(failure) => {
                 trace.code.clone_from(&failure.code);
@@ -108,7 +118,7 @@ impl ApiServer {
             .0
             .authenticator
             .check(&txn, service, presented, parts, &hash, facts.now)
-            .inspect_err(|_| self.count_failure(facts))?;
+            .map_err(|failure| self.failed_to_authenticate(service, facts, failure))?;
         trace.account = Some(caller.account);
         if !self.0.accounts.take(&caller.account, facts.now) {
             return Err(Failure::throttled(service));
@@ -123,6 +133,12 @@ impl ApiServer {
         self.0.parts.iam.authorize(&caller, &targets, facts).await.map_err(|error| fail(&error))?;
         let admitted = Admitted { caller, entry, call, targets };
         self.run(arrival, &admitted, txn).await.map_err(|error| fail(&error))
+    }
+
+    /// What a sender gets who is not whom it claims to be: told so, or, beyond the rate of its address, to go slower.
+    /// Others at that address are not held up.
+    fn failed_to_authenticate(&self, service: Service, facts: &RequestFacts, failure: Failure) -> Failure {
+        if self.count_failure(facts) { failure } else { Failure::throttled(service) }
     }
 
     fn failure(&self, service: Service, request_id: &str, error: &Error) -> Failure {
@@ -172,33 +188,47 @@ impl ApiServer {
     }
 
     async fn run(&self, arrival: &Arrival<'_>, admitted: &Admitted, mut txn: Txn) -> Result<Reply, Error> {
-        let Admitted { caller, entry, call, .. } = admitted;
-        let (now, request_id) = (arrival.facts.now, arrival.request_id);
-        if call.is_live() {
+        if admitted.call.is_live() {
             return self.run_live(arrival, admitted).await;
         }
-        let prefetch = call.prefetch(&self.context(&mut txn, caller, now, request_id))?;
-        if call.dry_run() {
-            // Everything is checked that running it checks; the error keeps the transaction from being committed.
-            let dry = |txn: &mut Txn| {
-                call.run(&mut self.context(txn, caller, now, request_id))?;
-                Err::<Reply, _>(dry_run())
-            };
-            return Ok(self.0.parts.store.transact(&prefetch, dry).await?.0);
-        }
-        match entry.access() {
-            Access::Read => {
-                if !prefetch.is_empty() {
-                    txn = self.0.parts.store.read_with(&prefetch).await?;
+        let mut prefetch = self.prefetch(arrival, admitted, &mut txn)?;
+        let token = self.token(arrival, admitted, &txn)?;
+        for _ in 0..PREFETCH_ATTEMPTS {
+            let done = match admitted.entry.access() {
+                Access::Read if !admitted.call.dry_run() => {
+                    if !prefetch.is_empty() {
+                        txn = self.0.parts.store.read_with(&prefetch).await?;
+                    }
+                    self.run_if_fetched(arrival, admitted, &mut txn, &prefetch)?
                 }
-                call.run(&mut self.context(&mut txn, caller, now, request_id))
-            }
-            Access::Write => {
-                let token = self.token(arrival, admitted, &txn)?;
-                drop(txn);
-                self.write(arrival, admitted, prefetch, token.as_ref()).await
+                Access::Read | Access::Write => self.write(arrival, admitted, &prefetch, token.as_ref()).await?,
+            };
+            match done {
+                Fetched::Done(reply) => return Ok(reply),
+                Fetched::Wants(keys) => prefetch = keys,
             }
         }
+        Err(Error::unavailable("What the request reads is being changed. Try again later."))
+    }
+
+    fn prefetch(&self, arrival: &Arrival<'_>, admitted: &Admitted, txn: &mut Txn) -> Result<Vec<Key>, Error> {
+        admitted.call.prefetch(&self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id))
+    }
+
+    /// Runs the action, unless this transaction has it read other records outside the view than those at hand.
+    fn run_if_fetched(
+        &self,
+        arrival: &Arrival<'_>,
+        admitted: &Admitted,
+        txn: &mut Txn,
+        prefetch: &[Key],
+    ) -> Result<Fetched, Error> {
+        let wants = self.prefetch(arrival, admitted, txn)?;
+        if wants != prefetch {
+            return Ok(Fetched::Wants(wants));
+        }
+        let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
+        admitted.call.run(&mut cx).map(Fetched::Done)
     }
 
     fn token(&self, arrival: &Arrival<'_>, admitted: &Admitted, txn: &Txn) -> Result<Option<Token>, Error> {
@@ -209,32 +239,39 @@ impl ApiServer {
             .transpose()
     }
 
-    /// The change, its answer for a repeat, and its audit record: one transaction.
+    /// The change, its answer for a repeat, and its audit record: one transaction. With `DryRun` everything is
+    /// checked that running it checks, and the error keeps the transaction from being committed.
     async fn write(
         &self,
         arrival: &Arrival<'_>,
         admitted: &Admitted,
-        mut prefetch: Vec<terroir_store::Key>,
+        prefetch: &[Key],
         token: Option<&Token>,
-    ) -> Result<Reply, Error> {
-        prefetch.extend(token.map(|token| token.key.clone()));
+    ) -> Result<Fetched, Error> {
+        let mut keys = prefetch.to_vec();
+        keys.extend(token.map(|token| token.key.clone()));
         let audit = self.0.parts.audit_log.is_some().then(|| audit_record(arrival, admitted));
         let change = |txn: &mut Txn| {
-            let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
             if let Some(token) = token {
+                let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
                 if let Some(reply) = token.replay(&*admitted.call, &mut cx)? {
-                    return Ok(reply);
+                    return if admitted.call.dry_run() { Err(dry_run()) } else { Ok(Fetched::Done(reply)) };
                 }
-                let reply = admitted.call.run(&mut cx)?;
-                token.keep(&mut cx, &reply)?;
-                put_audit(cx.txn, audit.as_ref());
-                return Ok(reply);
             }
-            let reply = admitted.call.run(&mut cx)?;
-            put_audit(cx.txn, audit.as_ref());
-            Ok(reply)
+            let done = self.run_if_fetched(arrival, admitted, txn, prefetch)?;
+            if let Fetched::Done(reply) = &done {
+                if admitted.call.dry_run() {
+                    return Err(dry_run());
+                }
+                if let Some(token) = token {
+                    let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
+                    token.keep(&mut cx, reply)?;
+                }
+                put_audit(txn, audit.as_ref());
+            }
+            Ok(done)
         };
-        Ok(self.0.parts.store.transact(&prefetch, change).await?.0)
+        Ok(self.0.parts.store.transact(&keys, change).await?.0)
     }
 
     async fn run_live(&self, arrival: &Arrival<'_>, admitted: &Admitted) -> Result<Reply, Error> {
@@ -282,14 +319,19 @@ fn dry_run() -> Error {
     Error::new(ErrorClass::DryRun, "DryRunOperation", message)
 }
 
-/// The service of the credential scope; of an unsigned request, of the API version that it names.
-fn service_of(presented: Option<&Presented>, parts: &request::Parts) -> Service {
-    if let Some(service) = presented.and_then(|presented| Service::from_signing_name(&presented.scope.service)) {
+/// The service of the credential scope, even of a header that cannot be read otherwise; of an unsigned request, of the
+/// API version that it names.
+fn service_of(presented: Option<&Presented>, parts: &request::Parts, body: &[u8]) -> Service {
+    let header = parts.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let scope = header.and_then(|text| text.split_once("/aws4_request")?.0.rsplit('/').next());
+    let signed_for = presented.map(|presented| presented.scope.service.as_str()).or(scope);
+    if let Some(service) = signed_for.and_then(Service::from_signing_name) {
         return service;
     }
-    let query = parts.uri.query().unwrap_or_default();
-    let version = query.split('&').find_map(|pair| pair.strip_prefix("Version="));
-    Service::ALL.into_iter().find(|service| version == Some(service.api_version())).unwrap_or(Service::Ec2)
+    let query = parts.uri.query().unwrap_or_default().as_bytes();
+    let mut pairs = query.split(|byte| *byte == b'&').chain(body.split(|byte| *byte == b'&'));
+    let version = pairs.find_map(|pair| pair.strip_prefix(b"Version="));
+    Service::ALL.into_iter().find(|service| version == Some(service.api_version().as_bytes())).unwrap_or(Service::Ec2)
 }
 
 fn arrival<'a>(

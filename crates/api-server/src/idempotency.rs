@@ -181,3 +181,35 @@ pub(crate) async fn sweep(store: &Store, now: Timestamp) -> Result<usize, Error>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_sweep_deletes_what_is_over_and_nothing_else() {
+        let store = Store::in_memory_for_tests().await;
+        let account = AccountId::from_number(123_456_789_012).expect("twelve digits");
+        let start = Timestamp::from_secs(1_000_000);
+        let row = |created_at, receipt: Option<&str>| IdempotencyRow {
+            account,
+            created_at,
+            tenant: IdempotencyTenant { receipt: receipt.map(str::to_owned), ..IdempotencyTenant::default() },
+        };
+        let key = |n: usize| Key::new(format!("~idempotency/{account}/ec2/X/{n:04}"));
+        let fresh = start.plus(LIFETIME).minus(Duration::from_secs(1));
+        let fill = |txn: &mut Txn| {
+            terroir_resources::register(txn, account, "i-1", "instance", Default::default(), start)?;
+            for n in 0..PAGE + 10 {
+                txn.put(&key(n), &row(start, None))?;
+            }
+            txn.put(&key(7), &row(fresh, None))?;
+            txn.put(&key(8), &row(start, Some("r-1 i-1")))?;
+            txn.put(&key(9), &row(start, Some("r-2 i-2")))
+        };
+        store.transact(&[], fill).await.expect("filled");
+        assert_eq!(sweep(&store, start.plus(LIFETIME)).await.expect("swept"), PAGE + 8);
+        let left = store.range_direct::<IdempotencyRow>(&Key::new("~idempotency"), None, 1000).await.expect("read");
+        assert_eq!(left.into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [key(7), key(8)]);
+    }
+}

@@ -15,6 +15,7 @@ mod dispatch;
 mod failure;
 mod front;
 mod idempotency;
+pub mod in_process;
 mod listener;
 mod metrics;
 mod server;

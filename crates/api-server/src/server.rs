@@ -194,10 +194,13 @@ impl ApiServer {
         let status = response.status();
         // The account is only claimed until object storage has checked it: what it refused costs the address.
         match account {
-            Some(account) if status != StatusCode::FORBIDDEN => {
+            _ if status == StatusCode::FORBIDDEN => {
+                self.count_failure(facts);
+            }
+            Some(account) => {
                 self.0.objects.take(&account, facts.now);
             }
-            _ => self.count_failure(facts),
+            None => {}
         }
         if let Ok(value) = HeaderValue::from_str(request_id) {
             response.headers_mut().insert(S3_REQUEST_ID, value);
@@ -214,14 +217,13 @@ impl ApiServer {
     }
 
     /// Whether this address may try again after its failures.
-    pub(crate) fn may_fail(&self, facts: &RequestFacts) -> bool {
+    fn may_fail(&self, facts: &RequestFacts) -> bool {
         facts.source_ip.is_none_or(|address| self.0.failures.has(&address, facts.now))
     }
 
-    pub(crate) fn count_failure(&self, facts: &RequestFacts) {
-        if let Some(address) = facts.source_ip {
-            self.0.failures.take(&address, facts.now);
-        }
+    /// `false`: more failures than the address may have.
+    pub(crate) fn count_failure(&self, facts: &RequestFacts) -> bool {
+        facts.source_ip.is_none_or(|address| self.0.failures.take(&address, facts.now))
     }
 
     /// Ships audit records and deletes idempotency rows whose time is over, until `shutdown` comes; ships once more

@@ -219,7 +219,7 @@ impl Presented {
     }
 }
 
-/// The key that one secret gives for one scope; wiped when dropped is left to the process, it lives a day at most.
+/// The key that one secret gives for one scope, and so for one day.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey([u8; 32]);
 
@@ -440,4 +440,217 @@ fn signature_text(text: String) -> Result<String, SignatureError> {
 /// The SHA-256 of a body, in hex.
 pub fn payload_hash(body: &[u8]) -> String {
     hex::encode(Sha256::digest(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    const SUITE: (&str, &str) = ("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY");
+    const S3: (&str, &str) = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY");
+
+    fn parts(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn suite(service: &str, signed: &str, signature: &str) -> String {
+        format!(
+            "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/{service}/aws4_request, SignedHeaders={signed}, Signature={signature}"
+        )
+    }
+
+    /// Signatures from AWS's published test suite and documentation.
+    #[test]
+    fn published_signatures() {
+        const HOST: (&str, &str) = ("host", "example.amazonaws.com");
+        const DATE: (&str, &str) = ("x-amz-date", "20150830T123600Z");
+        let form = ("content-type", "application/x-www-form-urlencoded");
+        let presigned = "/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404";
+        let rows = [
+            (
+                "get-vanilla",
+                SUITE,
+                parts(
+                    "GET",
+                    "/",
+                    &[
+                        HOST,
+                        DATE,
+                        (
+                            "authorization",
+                            &suite(
+                                "service",
+                                "host;x-amz-date",
+                                "5fa00fa31553b73ebf1942676e86291e8372ff2a2260956d9b8aae1d763fbf31",
+                            ),
+                        ),
+                    ],
+                ),
+                String::new(),
+            ),
+            (
+                "get-vanilla-query-order-key-case",
+                SUITE,
+                parts(
+                    "GET",
+                    "/?Param2=value2&Param1=value1",
+                    &[
+                        HOST,
+                        DATE,
+                        (
+                            "authorization",
+                            &suite(
+                                "service",
+                                "host;x-amz-date",
+                                "b97d918cfa904a5beff61c982a1b6f458b799221646efd99d3219ec94cdf2500",
+                            ),
+                        ),
+                    ],
+                ),
+                String::new(),
+            ),
+            (
+                "post-x-www-form-urlencoded",
+                SUITE,
+                parts(
+                    "POST",
+                    "/",
+                    &[
+                        form,
+                        HOST,
+                        DATE,
+                        (
+                            "authorization",
+                            &suite(
+                                "service",
+                                "content-type;host;x-amz-date",
+                                "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a",
+                            ),
+                        ),
+                    ],
+                ),
+                "Param1=value1".to_owned(),
+            ),
+            (
+                "ListUsers",
+                SUITE,
+                parts(
+                    "GET",
+                    "/?Action=ListUsers&Version=2010-05-08",
+                    &[
+                        ("content-type", "application/x-www-form-urlencoded; charset=utf-8"),
+                        ("host", "iam.amazonaws.com"),
+                        DATE,
+                        (
+                            "authorization",
+                            &suite(
+                                "iam",
+                                "content-type;host;x-amz-date",
+                                "5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7",
+                            ),
+                        ),
+                    ],
+                ),
+                String::new(),
+            ),
+            (
+                "presigned S3 URL",
+                S3,
+                parts("GET", presigned, &[("host", "examplebucket.s3.amazonaws.com")]),
+                "UNSIGNED-PAYLOAD".to_owned(),
+            ),
+        ];
+        for (name, (key_id, secret), parts, body) in rows {
+            let presented = Presented::read(&parts).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert_eq!(presented.access_key_id, key_id, "{name}");
+            let s3 = presented.scope.service == "s3";
+            let (hash, rule) =
+                if s3 { (body, PathRule::Single) } else { (payload_hash(body.as_bytes()), PathRule::Double) };
+            let verify = |secret: &str, hash: &str| {
+                presented.verify(&parts, hash, rule, &SigningKey::derive(secret, &presented.scope))
+            };
+            assert_eq!(verify(secret, &hash), Ok(()), "{name}");
+            assert_eq!(verify("other", &hash), Err(SignatureError::Mismatch), "{name}: wrong secret");
+            assert_eq!(verify(secret, &payload_hash(b"tampered")), Err(SignatureError::Mismatch), "{name}: body");
+        }
+    }
+
+    #[test]
+    fn canonical_forms() {
+        for (query, canonical) in [
+            ("", ""),
+            ("b=2&a=1", "a=1&b=2"),
+            ("a=2&a=1&a", "a=&a=1&a=2"),
+            ("a=x+y&b=x%20y&c=x%2By", "a=x%20y&b=x%20y&c=x%2By"),
+            ("a=%7e~*%2A", "a=~~%2A%2A"),
+            ("A=1&a=1&%61b=%C3%a9", "A=1&a=1&ab=%C3%A9"),
+            ("a==&X-Amz-Signature=gone", "a=%3D"),
+        ] {
+            assert_eq!(canonical_query(query).as_deref(), Ok(canonical), "{query}");
+        }
+        for (path, rule, canonical) in [
+            ("/", PathRule::Double, "/"),
+            ("/a b", PathRule::Single, "/a%20b"),
+            ("/a%20b", PathRule::Double, "/a%2520b"),
+            ("/a%20b/%7Ec*", PathRule::Single, "/a%20b/~c%2A"),
+        ] {
+            assert_eq!(canonical_path(path, rule).as_deref(), Ok(canonical), "{path}");
+        }
+        let folded = parts("GET", "/", &[("my-header", "  a   b "), ("my-header", "c")]);
+        assert_eq!(canonical_header(&folded, "my-header").as_deref(), Ok("a b,c"));
+        assert!(canonical_query("a=%zz").is_err() && canonical_query("a=%4").is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_malformed() {
+        let good = suite("iam", "host;x-amz-date", &"0".repeat(64));
+        let read = |header: &str| {
+            Presented::read(&parts("GET", "/", &[("x-amz-date", "20150830T123600Z"), ("authorization", header)]))
+        };
+        assert!(read(&good).is_ok());
+        for bad in [
+            "",
+            "Basic QWxhZGRpbg==",
+            "AWS4-HMAC-SHA256",
+            "AWS4-HMAC-SHA256 Credential",
+            &good.replace("AWS4-HMAC-SHA256 ", "AWS4-HMAC-SHA512 "),
+            &good.replace("Signature=0", "Signature=X"),
+            &good.replace(", SignedHeaders=host;x-amz-date", ""),
+            &good.replace("host;x-amz-date", "x-amz-date;host"),
+            &good.replace("host;x-amz-date", "host;host"),
+            &good.replace("host", "Host"),
+            &good.replace("/aws4_request", ""),
+            &good.replace("/20150830/", "/2015-08-30/"),
+            &format!("{good}, Signature={}", "1".repeat(64)),
+            &format!("{good}, Colour=red"),
+        ] {
+            assert!(matches!(read(bad), Err(SignatureError::Malformed(_))), "{bad}");
+        }
+        let malformed = |parts: Parts| matches!(Presented::read(&parts), Err(SignatureError::Malformed(_)));
+        assert!(malformed(parts("GET", "/", &[("authorization", &good)])), "no date");
+        assert!(malformed(parts("GET", "/?X-Amz-Algorithm=AWS4-HMAC-SHA256", &[("authorization", &good)])), "twice");
+        assert!(malformed(parts("GET", "/?X-Amz-Algorithm=AWS4-HMAC-SHA256", &[])), "the rest is missing");
+        assert_eq!(Presented::read(&parts("GET", "/?a=b", &[])), Err(SignatureError::Missing));
+    }
+
+    #[test]
+    fn host_and_amz_headers_must_be_signed() {
+        let key =
+            SigningKey::derive("x", &Scope { date: "20150830".into(), region: "r".into(), service: "iam".into() });
+        for (headers, signed) in [
+            (&[("host", "h"), ("x-amz-date", "20150830T123600Z")][..], "x-amz-date"),
+            (&[("host", "h"), ("x-amz-date", "20150830T123600Z"), ("x-amz-meta-a", "1")][..], "host;x-amz-date"),
+            (&[("host", "h"), ("x-amz-date", "20150830T123600Z")][..], "absent;host;x-amz-date"),
+        ] {
+            let header = suite("iam", signed, &"0".repeat(64));
+            let parts = parts("GET", "/", &[headers, &[("authorization", &header)]].concat());
+            let verified = Presented::read(&parts).unwrap().verify(&parts, "", PathRule::Double, &key);
+            assert!(matches!(verified, Err(SignatureError::Malformed(_))), "{signed}: {verified:?}");
+        }
+    }
 }
