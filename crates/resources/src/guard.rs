@@ -13,7 +13,7 @@ pub struct Count {
 
 record!(Count { kind: "guard", version: 1 });
 
-pub fn guard_key(account: AccountId, name: impl Display) -> Key {
+fn guard_key(account: AccountId, name: impl Display) -> Key {
     Key::new(format!("guard/{account}/{name}"))
 }
 
@@ -51,11 +51,4 @@ pub fn add_to_count(
 /// What the count is; for showing, not for deciding.
 pub fn count(txn: &Txn, account: AccountId, name: &str) -> Result<i64, Error> {
     Ok(txn.peek::<Count>(&guard_key(account, name))?.map_or(0, |guard| guard.count))
-}
-
-/// Makes transactions that change the same set conflict, where the set itself cannot be compared.
-pub fn touch_guard(txn: &mut Txn, account: AccountId, name: &str) -> Result<(), Error> {
-    let key = guard_key(account, name);
-    let next = txn.get::<Count>(&key)?.map_or(0, |guard| guard.count).wrapping_add(1);
-    txn.put(&key, &Count { count: next })
 }

@@ -8,6 +8,9 @@ mod guard;
 mod registry;
 mod tags;
 
-pub use guard::{Count, add_to_count, count, guard_key, touch_guard};
+pub use guard::{Count, add_to_count, count};
 pub use registry::{Resource, ResourceTenant, find, key, list, register, remove_tags, set_tags, tags, unregister};
 pub use tags::{MAX_TAGS, Tags, validate_tags};
+
+#[cfg(test)]
+mod tests;
