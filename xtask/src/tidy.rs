@@ -47,7 +47,7 @@ const BANNED: &[(&[&str], &[&str], &str)] = &[
     (&["/wo", "rk/"], &[], "a path of one machine"),
     (&["/tmp/ba", "sh"], &[], "a path of one machine"),
     (&["/ro", "ot/."], &["crates/image-builder/"], "a path of one machine"),
-    (&["/ho", "me/"], &["crates/image-builder/"], "a path of one machine"),
+    (&["/ho", "me/"], &["crates/image-builder/", "crates/iam/"], "a path of one machine"),
     (&["static.crates", ".io"], &[], "name no registry; cargo knows where it is"),
     (&["index.crates", ".io"], &[], "name no registry; cargo knows where it is"),
     (&["files.pythonho", "sted.org"], &[], "name no registry; pip knows where it is"),
