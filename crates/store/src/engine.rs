@@ -143,7 +143,7 @@ pub struct StoreStats {
 /// One watch. Dropping it ends it.
 #[async_trait]
 pub trait WatchSource: Send {
-    /// The next batch; waits until there is one.
+    /// The next batch; waits until there is one. May be cancelled without losing any.
     async fn next(&mut self) -> Result<WatchBatch, StoreError>;
 }
 
@@ -158,6 +158,7 @@ pub trait Engine: Send + Sync + 'static {
     /// Up to `limit` entries of the range in key order, at one revision (none: now).
     async fn range(&self, range: &KeyRange, limit: usize, at: Option<Revision>) -> Result<RangePage, StoreError>;
 
+    /// Durable when it is answered. After an error that is no [`StoreError::is_refusal`] it may have been done or not.
     async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError>;
 
     /// All changes in `range` from revision `from` on, in order, none twice, none missing. [`StoreError::Compacted`]

@@ -286,6 +286,64 @@ async fn play(history: &[Step]) -> TestCaseResult {
     Ok(())
 }
 
+/// What a transaction reads, and whether it conflicts with a change of each kind.
+#[tokio::test]
+async fn what_a_read_protects() {
+    type Read = fn(&Txn);
+    let p = || Key::new("item/p");
+    let rows: [(&str, Read, &str); 13] = [
+        ("a record that is there", |t| drop(t.get::<Item>(&Key::new("item/p/b"))), "put b,delete b"),
+        ("a record that is not", |t| drop(t.get::<Item>(&Key::new("item/p/c"))), "put c"),
+        ("a range", |t| drop(t.range::<Item>(&Key::new("item/p"))), "put b,put c,put d,put f,put h,put a"),
+        ("the first page", |t| drop(t.page::<Item>(&Key::new("item/p"), None, 2)), "put a,put b,put c,put d"),
+        (
+            "the second page",
+            |t| drop(t.page::<Item>(&Key::new("item/p"), Some(&Key::new("item/p/b")), 2)),
+            "put c,put d,put f",
+        ),
+        ("the last page", |t| drop(t.page::<Item>(&Key::new("item/p"), Some(&Key::new("item/p/d")), 9)), "put f,put h"),
+        ("that something exists", |t| assert!(t.exists(&Key::new("item/p"))), "put b,delete b"),
+        ("that nothing exists", |t| assert!(!t.exists(&Key::new("item/q"))), "put q"),
+        ("a record, untracked", |t| drop(t.peek::<Item>(&Key::new("item/p/b"))), ""),
+        ("a range, untracked", |t| drop(t.peek_range::<Item>(&Key::new("item/p"))), ""),
+        ("a count", |t| assert_eq!(t.count(&Key::new("item/p")), 3), ""),
+        ("a record outside the view", |t| drop(t.get::<Large>(&large())), "put large"),
+        ("nothing", |_| {}, "put large"),
+    ];
+    let key = |name: &str| match name {
+        "q" => Key::new("item/q/a"),
+        name => p().child(name),
+    };
+    let changes: Vec<_> = ["a", "b", "c", "d", "f", "h", "q", "large"]
+        .iter()
+        .flat_map(|name| [format!("put {name}"), format!("delete {name}")])
+        .filter(|change| !["a", "c", "h", "q", "large"].iter().any(|n| *change == format!("delete {n}")))
+        .collect();
+    let store = Store::in_memory_for_tests().await;
+    for (what, read, conflicts) in rows {
+        for change in &changes {
+            let reset = |txn: &mut Txn| {
+                ["a", "c", "h", "q"].iter().for_each(|name| txn.delete(&key(name)));
+                ["b", "d", "f"].iter().try_for_each(|name| txn.put(&key(name), &Item { value: 1 }))
+            };
+            store.transact(&[], reset).await.unwrap();
+            let mut txn = store.begin(&[large()], false).await.unwrap();
+            read(&txn);
+            txn.put(&Key::new("item/own"), &Item { value: 1 }).unwrap();
+            let apply = |txn: &mut Txn| match change.split_once(' ') {
+                Some((_, "large")) => txn.put(&large(), &Large { value: 2 }),
+                Some(("put", name)) => txn.put(&key(name), &Item { value: 2 }),
+                Some((_, name)) => Ok(txn.delete(&key(name))),
+                None => unreachable!("every change has two words"),
+            };
+            store.transact(&[], apply).await.unwrap();
+            let outcome = store.commit(txn.into_commit().unwrap().unwrap()).await.unwrap();
+            let expected = conflicts.split(',').chain(["put large"]).any(|conflict| conflict == change);
+            assert_eq!(outcome == Outcome::Conflict, expected, "{what}, {change}");
+        }
+    }
+}
+
 #[test]
 fn interleaved_transactions_are_serializable() {
     let given = std::env::var("TERROIR_SEED").ok().and_then(|seed| seed.parse().ok());

@@ -78,6 +78,8 @@ async fn work(folder: &Path) {
 #[test]
 fn child() {
     if let Some(folder) = std::env::var_os(CHILD) {
+        // Ends the line that the test harness began.
+        std::io::stdout().lock().write_all(b"\n").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(work(Path::new(&folder)));
     }
