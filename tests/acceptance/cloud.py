@@ -177,7 +177,7 @@ class Cloud:
     def client(self, service, key=None, secret=None, token=None, **config):
         """A boto3 client of the root account, or of the given key."""
         environment = self.environment()
-        config.setdefault("retries", {"max_attempts": 1})
+        config.setdefault("retries", {"total_max_attempts": 1})
         config.setdefault("parameter_validation", False)
         return boto3.client(
             service,

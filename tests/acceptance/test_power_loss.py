@@ -105,7 +105,7 @@ class Machine:
             region_name=self.environment["AWS_DEFAULT_REGION"],
             aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
-            config=Config(retries={"max_attempts": 1}, connect_timeout=10, read_timeout=30),
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=30),
         )
 
 
