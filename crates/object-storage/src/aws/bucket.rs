@@ -6,7 +6,6 @@ use terroir_types::Error;
 
 use super::convert::{Asked, canonical_id, owner, refuse_unsupported, timestamp};
 use super::error::{from_backend, from_domain, invalid, invalid_argument, no_such_bucket, not_implemented};
-use super::front::backend_failed;
 use super::service::{S3Api, Scoped};
 use crate::ops;
 
@@ -15,12 +14,12 @@ const MAX_BUCKETS: usize = 10_000;
 impl S3Api {
     /// Buckets whose deletion was cut off by the end of the process either are gone or open again, as their record says.
     pub(super) async fn settle_closed_buckets(&self) -> Result<(), Error> {
-        for bucket in self.backend().closed_buckets().await.map_err(backend_failed)? {
+        for bucket in self.backend().closed_buckets().await? {
             let txn = self.iam().store().read().await?;
             let gone = !ops::bucket_exists(&txn, bucket)?;
             drop(txn);
             tracing::info!(%bucket, gone, "settled a bucket whose deletion was cut off");
-            self.backend().settle_bucket(bucket, gone).await.map_err(backend_failed)?;
+            self.backend().settle_bucket(bucket, gone).await?;
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ impl S3Api {
                     algorithms: vec![algorithm],
                     verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
                     size: Some(source.head.size),
+                    max_size: MAX_PUT_SIZE,
                 };
                 self.backend().put(to, source.stream_all(), put).await
             }

@@ -27,7 +27,7 @@ use terroir_types::{Clock, IdSource};
 use super::access::Access;
 use super::body::{BodyState, CheckedBody, Claims, Proof};
 use super::chunked::ChunkSigner;
-use super::error::{access_denied, from_authentication, from_backend, from_domain, from_signature, invalid, s3};
+use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
 use super::service::S3Api;
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
@@ -399,9 +399,4 @@ fn finish(response: &mut Response<Body>, request_id: &str, is_head: bool, outcom
         *response.body_mut() = Body::from(format!("{}{rest}", &text[..at]));
         response.headers_mut().remove(CONTENT_LENGTH);
     }
-}
-
-pub(super) fn backend_failed(error: crate::backend::BackendError) -> terroir_types::Error {
-    let error = from_backend(error);
-    terroir_types::Error::internal(error)
 }

@@ -16,7 +16,7 @@ use super::convert::{
 };
 use super::error::{access_denied, from_backend, invalid, no_such_key, precondition_failed, s3};
 use super::service::{S3Api, Scoped, check_version};
-use crate::backend::{ByteStream, ObjectHead, OpenObject, PartOfObject, Place, Put, WriteCondition};
+use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, OpenObject, PartOfObject, Place, Put, WriteCondition};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -209,6 +209,7 @@ impl S3Api {
             algorithms: vec![keep],
             verify: claimed.verify(keep, body_state),
             size: input.content_length.and_then(|length| u64::try_from(length).ok()),
+            max_size: MAX_PUT_SIZE,
         };
         let head = self.backend().put(&place, byte_stream(input.body), put).await.map_err(from_backend)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());

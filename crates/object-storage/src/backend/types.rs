@@ -12,6 +12,8 @@ pub type StringMap = BTreeMap<String, String>;
 pub const MIN_PART_SIZE: u64 = 5 << 20;
 /// The largest object that one request may carry: 5 GiB.
 pub const MAX_PUT_SIZE: u64 = 5 << 30;
+/// The largest object: 5 TiB.
+pub const MAX_OBJECT_SIZE: u64 = 5 << 40;
 pub const MAX_PARTS: u16 = 10_000;
 
 /// What stands for a bucket below the front. Random, never used again.
@@ -123,10 +125,12 @@ pub struct Put {
     pub verify: Verify,
     /// What the client announced, in bytes; for refusing early.
     pub size: Option<u64>,
+    /// More than this many bytes are refused.
+    pub max_size: u64,
 }
 
 impl Put {
-    /// A write that nothing is asked of; keeps a CRC64NVME checksum.
+    /// A write of any size that nothing is asked of; keeps a CRC64NVME checksum.
     pub fn plain() -> Self {
         Self {
             meta: ObjectMeta::default(),
@@ -134,6 +138,7 @@ impl Put {
             algorithms: vec![Algorithm::Crc64Nvme],
             verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
             size: None,
+            max_size: MAX_OBJECT_SIZE,
         }
     }
 }
@@ -327,6 +332,29 @@ impl From<rusqlite::Error> for BackendError {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
             _ => Self::Index(error.to_string()),
+        }
+    }
+}
+
+/// For callers that are not S3: images, snapshots, the command line.
+impl From<BackendError> for Error {
+    fn from(error: BackendError) -> Self {
+        let text = error.to_string();
+        match error {
+            BackendError::NoSuchBucket => Self::not_found("NoSuchBucket", text),
+            BackendError::NoSuchKey => Self::not_found("NoSuchKey", text),
+            BackendError::NoSuchUpload => Self::not_found("NoSuchUpload", text),
+            BackendError::BucketNotEmpty => Self::conflict("BucketNotEmpty", text),
+            BackendError::PreconditionFailed(_) => Self::conflict("PreconditionFailed", text),
+            BackendError::InvalidPartOrder => Self::invalid("InvalidPartOrder", text),
+            BackendError::InvalidPart(_) => Self::invalid("InvalidPart", text),
+            BackendError::PartTooSmall { .. } => Self::invalid("EntityTooSmall", text),
+            BackendError::TooLarge => Self::invalid("EntityTooLarge", text),
+            BackendError::Refused(error) => error,
+            BackendError::Body(_) => Self::invalid("IncompleteBody", text),
+            BackendError::DiskFull => Self::new(terroir_types::ErrorClass::Capacity, "InsufficientStorage", text),
+            BackendError::SourceChanged | BackendError::Closed => Self::unavailable(text),
+            BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) => Self::internal(text),
         }
     }
 }

@@ -116,9 +116,9 @@ impl LocalBackend {
 
     /// Verifies a body and makes it an object.
     async fn put_received(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
-        let Put { meta, condition, algorithms, verify, size } = put;
+        let Put { meta, condition, algorithms, verify, size, max_size } = put;
         self.0.admit(size.unwrap_or(0))?;
-        if size.is_some_and(|size| size > MAX_PUT_SIZE) {
+        if size.is_some_and(|size| size > max_size) {
             return Err(BackendError::TooLarge);
         }
         if condition != WriteCondition::Always {
@@ -126,7 +126,7 @@ impl LocalBackend {
             let (place, condition) = (at.clone(), condition.clone());
             self.0.index.read(move |c| rows::check_condition(c, &place, &condition)).await?;
         }
-        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, true).await?;
+        let received = self.receive(body, &algorithms, max_size, true).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let head = ObjectHead {
             size: received.digests.length,

@@ -9,13 +9,10 @@ use super::files::ContentId;
 use super::list::{after_prefix, rolled_up};
 use super::rows::{self, Data, NewObject};
 use crate::backend::{
-    BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MIN_PART_SIZE, ObjectHead, PartHead,
-    PartOfObject, Place, Upload, UploadEntry, UploadListing,
+    BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
+    PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing,
 };
 use crate::checksum::{self, Checksum, Coverage};
-
-/// 5 TiB
-const MAX_OBJECT: u64 = 5 << 40;
 
 pub(super) fn create(c: &Connection, at: &Place, upload: &Upload) -> Result<(), BackendError> {
     rows::check_writable(c, at.bucket)?;
@@ -208,7 +205,7 @@ fn whole(
     now: Timestamp,
 ) -> Result<ObjectHead, BackendError> {
     let size: u64 = chosen.iter().map(|(_, part)| part.size).sum();
-    if size > MAX_OBJECT {
+    if size > MAX_OBJECT_SIZE {
         return Err(BackendError::TooLarge);
     }
     if complete.size.is_some_and(|claimed| claimed != size) {
