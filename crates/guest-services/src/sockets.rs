@@ -1,6 +1,6 @@
 //! The sockets in hand and the tasks that serve them.
 
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrIn, sendmsg, sockopt};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::net::{TcpListener as StdTcpListener, UdpSocket as StdUdpSocket};
@@ -47,24 +47,45 @@ impl Services {
 /// Sockets by role. Dropping one closes it.
 pub struct Sockets {
     services: Services,
-    tasks: BTreeMap<SocketRole, JoinHandle<()>>,
+    held: BTreeMap<SocketRole, Held>,
+}
+
+struct Held {
+    task: JoinHandle<()>,
+    /// DHCP's socket, to ask whether its tap is still there.
+    bound: Option<Arc<UdpSocket>>,
+}
+
+impl Held {
+    /// Whether anything can still come out of it.
+    fn alive(&self) -> bool {
+        let bound = self.bound.as_ref().is_none_or(|socket| {
+            nix::sys::socket::getsockopt(socket, sockopt::BindToDevice).is_ok_and(|tap| !tap.is_empty())
+        });
+        bound && !self.task.is_finished()
+    }
 }
 
 impl Sockets {
     pub const fn new(services: Services) -> Self {
-        Self { services, tasks: BTreeMap::new() }
+        Self { services, held: BTreeMap::new() }
     }
 
     pub fn roles(&self) -> Vec<SocketRole> {
-        self.tasks.iter().filter(|(_, task)| !task.is_finished()).map(|(role, _)| role.clone()).collect()
+        self.held.iter().filter(|(_, held)| held.alive()).map(|(role, _)| role.clone()).collect()
     }
 
     /// Serves `fd` as `role`, in the place of an earlier one.
     pub fn take(&mut self, role: SocketRole, fd: OwnedFd) -> io::Result<()> {
         let services = self.services.clone();
         let current = services.current.clone();
+        let mut bound = None;
         let task = match role.clone() {
-            SocketRole::Dhcp { vpc, tap } => tokio::spawn(serve_dhcp(udp(fd)?, vpc, tap, services)),
+            SocketRole::Dhcp { vpc, tap } => {
+                let socket = Arc::new(udp(fd)?);
+                bound = Some(socket.clone());
+                tokio::spawn(serve_dhcp(socket, vpc, tap, services))
+            }
             SocketRole::DnsUdp { vpc, .. } => {
                 tokio::spawn(dns::serve_udp(udp(fd)?, vpc, current, services.forwarder, services.dns_limits))
             }
@@ -74,13 +95,13 @@ impl Sockets {
             SocketRole::Metadata { vpc } => tokio::spawn(metadata::serve(tcp(fd)?, vpc, services.metadata)),
         };
         self.drop_role(&role);
-        self.tasks.insert(role, task);
+        self.held.insert(role, Held { task, bound });
         Ok(())
     }
 
     pub fn drop_role(&mut self, role: &SocketRole) {
-        if let Some(task) = self.tasks.remove(role) {
-            task.abort();
+        if let Some(held) = self.held.remove(role) {
+            held.task.abort();
         }
     }
 }
@@ -97,15 +118,11 @@ fn tcp(fd: OwnedFd) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-async fn serve_dhcp(socket: UdpSocket, vpc: VpcId, tap: String, services: Services) {
+async fn serve_dhcp(socket: Arc<UdpSocket>, vpc: VpcId, tap: String, services: Services) {
     let mut buffer = [0; dhcp::LARGEST_REQUEST];
     loop {
         let length = match socket.recv_from(&mut buffer).await {
             Ok((length, _)) => length,
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENODEV) => {
-                // The tap is gone, and with it the socket's use.
-                return;
-            }
             Err(error) => {
                 tracing::warn!(%vpc, tap, %error, "DHCP socket");
                 tokio::time::sleep(Duration::from_millis(100)).await;

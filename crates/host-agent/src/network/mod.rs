@@ -108,10 +108,9 @@ impl HostNetwork {
             *shared.namespaces() = found;
             Ok(outcome)
         });
-        round.await.unwrap_or_else(|error| NetworkOutcome {
-            problems: vec![error.to_string()],
-            ..NetworkOutcome::default()
-        })
+        round
+            .await
+            .unwrap_or_else(|error| NetworkOutcome { problems: vec![error.to_string()], ..NetworkOutcome::default() })
     }
 
     /// A descriptor of the interface's tap (IFF_TAP, IFF_NO_PI, IFF_VNET_HDR) for QEMU. The kernel allows one at a

@@ -22,7 +22,10 @@ pub fn list() -> Result<Vec<String>, NetworkError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(NetworkError::io(DIRECTORY)(error)),
     };
-    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect::<io::Result<_>>().map_err(NetworkError::io(DIRECTORY))
+    entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<_>>()
+        .map_err(NetworkError::io(DIRECTORY))
 }
 
 /// Opens the namespace called `name`; `None` if there is none, or only a file on which nothing is mounted (what a
@@ -60,7 +63,8 @@ pub fn give_name(namespace: &File, name: &str) -> Result<(), NetworkError> {
     let path = path(name);
     File::options().write(true).create(true).truncate(false).open(&path).map_err(NetworkError::io(what()))?;
     let source = format!("/proc/self/fd/{}", namespace.as_raw_fd());
-    mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(NetworkError::errno(what()))
+    mount(Some(source.as_str()), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(NetworkError::errno(what()))
 }
 
 /// Takes the name away. The namespace itself ends with its last process and descriptor.

@@ -3,13 +3,13 @@
 
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
+use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,11 +47,7 @@ impl Netlink {
         Ok(Self { runtime, handle })
     }
 
-    fn wait<T>(
-        &self,
-        what: &str,
-        work: impl Future<Output = Result<T, rtnetlink::Error>>,
-    ) -> Result<T, NetworkError> {
+    fn wait<T>(&self, what: &str, work: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T, NetworkError> {
         let bounded = async { tokio::time::timeout(DEADLINE, work).await };
         match self.runtime.block_on(bounded) {
             Ok(result) => result.map_err(NetworkError::netlink(what)),
@@ -103,8 +99,7 @@ impl Netlink {
     }
 
     fn addresses(&self) -> Result<Vec<(u32, IpAddr, u8)>, NetworkError> {
-        let messages: Vec<_> =
-            self.wait("listing addresses", self.handle.address().get().execute().try_collect())?;
+        let messages: Vec<_> = self.wait("listing addresses", self.handle.address().get().execute().try_collect())?;
         let read = |message: &rtnetlink::packet_route::address::AddressMessage| {
             let address = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(address) => Some(*address),
@@ -128,15 +123,20 @@ impl Netlink {
         let skipped: BTreeSet<u32> =
             links.iter().filter_map(read_link).filter(|(name, _)| skip(name)).map(|(_, link)| link.index).collect();
         let addresses = self.addresses()?;
-        Ok(addresses.into_iter().filter(|(index, ..)| !skipped.contains(index)).map(|(_, address, _)| address).collect())
+        Ok(addresses
+            .into_iter()
+            .filter(|(index, ..)| !skipped.contains(index))
+            .map(|(_, address, _)| address)
+            .collect())
     }
 
     fn index(&self, name: &str) -> Result<u32, NetworkError> {
         let found: Vec<LinkMessage> =
             self.wait(name, self.handle.link().get().match_name(name).execute().try_collect())?;
-        found.first().map(|message| message.header.index).ok_or_else(|| {
-            NetworkError::io(format!("link {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound))
-        })
+        found
+            .first()
+            .map(|message| message.header.index)
+            .ok_or_else(|| NetworkError::io(format!("link {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound)))
     }
 
     /// Carries out one step. `namespace_of` finds the namespace at the other end of an edge.
@@ -192,9 +192,7 @@ impl Netlink {
                 message.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(*address)));
                 self.wait(&what, self.handle.neighbours().del(message).execute())
             }
-            Op::WriteSetting(path, value) => {
-                std::fs::write(setting_path(path), value).map_err(NetworkError::io(what))
-            }
+            Op::WriteSetting(path, value) => std::fs::write(setting_path(path), value).map_err(NetworkError::io(what)),
             Op::PutRoute(net, via) => {
                 self.wait(&what, self.handle.route().add(self.route(*net, via)?).replace().execute())
             }
@@ -203,8 +201,9 @@ impl Netlink {
     }
 
     fn route(&self, net: Ipv4Net, via: &Via) -> Result<RouteMessage, NetworkError> {
-        let route =
-            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(net.network(), net.prefix_len()).protocol(PROTOCOL);
+        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .protocol(PROTOCOL);
         Ok(match via {
             Via::Link(link) => route.output_interface(self.index(link)?).scope(RouteScope::Link).build(),
             Via::Gateway { link, gateway, source } => {

@@ -2,7 +2,8 @@
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::TimeVal;
 use sha2::{Digest, Sha256};
@@ -100,8 +101,9 @@ pub fn generation() -> Result<u32, NetworkError> {
     send(fd.as_raw_fd(), &request, MsgFlags::empty()).map_err(failed())?;
     let mut answer = [0; 4096];
     let length = recv(fd.as_raw_fd(), &mut answer, MsgFlags::empty()).map_err(failed())?;
-    read_generation(&answer[..length])
-        .ok_or_else(|| NetworkError::Spec("the kernel's answer about nftables' generation is not understood".to_owned()))
+    read_generation(&answer[..length]).ok_or_else(|| {
+        NetworkError::Spec("the kernel's answer about nftables' generation is not understood".to_owned())
+    })
 }
 
 fn read_generation(message: &[u8]) -> Option<u32> {

@@ -31,7 +31,9 @@ pub fn plan(desired: &State, observed: &Observed, owns: impl Fn(&str) -> bool) -
             ops.push(Op::WriteSetting(path.clone(), value.clone()));
         }
     }
-    let forgets = |link: &str| plan.ops.iter().any(|op| matches!(op, Op::SetLink(name, Link { mac: Some(_), .. }) if name == link));
+    let forgets = |link: &str| {
+        plan.ops.iter().any(|op| matches!(op, Op::SetLink(name, Link { mac: Some(_), .. }) if name == link))
+    };
     for ((link, address), mac) in &desired.neighbours {
         if fresh(link) || forgets(link) || observed.neighbours.get(&(link.clone(), *address)) != Some(mac) {
             ops.push(Op::PutNeighbour(link.clone(), *address, *mac));

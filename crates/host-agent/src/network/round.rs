@@ -174,12 +174,7 @@ fn retire(
 }
 
 /// Link first: the namespace itself may live on for a while in somebody's descriptor.
-fn remove_namespace(
-    name: &str,
-    edge: &str,
-    memory: &mut Memory,
-    netlink: &Netlink,
-) -> Result<(), NetworkError> {
+fn remove_namespace(name: &str, edge: &str, memory: &mut Memory, netlink: &Netlink) -> Result<(), NetworkError> {
     memory.applied.remove(name);
     memory.namespaces.remove(name);
     if netlink.observe(std::iter::empty())?.links.contains_key(edge) {
@@ -243,13 +238,7 @@ fn mend_link(names: &Names, memory: &Memory, wanted: &Desired, netlink: &Netlink
     let _ = netlink.apply(&Op::DeleteLink(edge), &|_| None);
 }
 
-fn visit(
-    memory: &mut Memory,
-    name: &str,
-    place: &Place,
-    sorted: &Sorted<'_>,
-    problems: &mut Vec<String>,
-) -> Visit {
+fn visit(memory: &mut Memory, name: &str, place: &Place, sorted: &Sorted<'_>, problems: &mut Vec<String>) -> Visit {
     let Some(namespace) = memory.namespaces.get(name).cloned() else { return Visit::default() };
     let given_up: BTreeSet<String> = sorted.deleted.iter().map(|section| tap_name(section.id)).collect();
     let inside = namespace::within(namespace.as_fd(), || {

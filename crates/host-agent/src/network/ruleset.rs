@@ -98,7 +98,9 @@ impl Ruleset {
     pub fn change_from(&self, from: &Self) -> String {
         let same_frame = self.table == from.table && self.families.keys().eq(from.families.keys());
         let same_definitions = || {
-            self.families.iter().all(|(family, table)| from.families.get(family).is_some_and(|old| compatible(old, table)))
+            self.families
+                .iter()
+                .all(|(family, table)| from.families.get(family).is_some_and(|old| compatible(old, table)))
         };
         if !same_frame || !same_definitions() {
             return self.replacement();
@@ -219,10 +221,7 @@ mod tests {
                 |t| t.map("ingress", "").map_to("\"a\"", "drop"),
                 "delete element inet t ingress { \"a\" }\nadd element inet t ingress { \"a\" : drop }\n",
             ),
-            (
-                |t| t.chain("i_a", vec!["accept".to_owned()]),
-                "flush chain inet t i_a\nadd rule inet t i_a accept\n",
-            ),
+            (|t| t.chain("i_a", vec!["accept".to_owned()]), "flush chain inet t i_a\nadd rule inet t i_a accept\n"),
             (
                 |t| {
                     t.chains.remove("i_a");

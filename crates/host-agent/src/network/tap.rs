@@ -8,7 +8,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use super::NetworkError;
 
 nix::ioctl_write_int!(tun_set_persist, b'T', 203);
-nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_of::<nix::libc::c_int>()), InterfaceRequest);
+nix::ioctl_write_ptr_bad!(
+    tun_set_iff,
+    nix::request_code_write!(b'T', 202, size_of::<nix::libc::c_int>()),
+    InterfaceRequest
+);
 
 /// The part of `struct ifreq` that TUNSETIFF reads.
 #[repr(C)]

@@ -55,7 +55,7 @@ impl Vpc<'_> {
 
     /// Where the VPC's resolver listens: base + 2 of each network, and 169.254.169.253.
     pub fn resolvers(&self) -> BTreeSet<Ipv4Addr> {
-        resolvers(self.section)
+        resolvers(&self.section.cidrs, self.section.dns_support)
     }
 
     pub fn gateways(&self) -> BTreeSet<Ipv4Addr> {
@@ -68,15 +68,15 @@ impl Vpc<'_> {
 }
 
 /// Resolver addresses of a VPC; none if it has DNS switched off.
-pub fn resolvers(section: &VpcSection) -> BTreeSet<Ipv4Addr> {
-    if !section.dns_support {
+pub fn resolvers(cidrs: &[ipnet::IpNet], dns_support: bool) -> BTreeSet<Ipv4Addr> {
+    if !dns_support {
         return BTreeSet::new();
     }
     let base_plus_two = |net: &ipnet::IpNet| match net {
         ipnet::IpNet::V4(net) if net.prefix_len() <= 29 => Some(Ipv4Addr::from(u32::from(net.network()) + 2)),
         _ => None,
     };
-    section.cidrs.iter().filter_map(base_plus_two).chain([RESOLVER]).collect()
+    cidrs.iter().filter_map(base_plus_two).chain([RESOLVER]).collect()
 }
 
 pub const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -118,8 +118,7 @@ pub fn sort(spec: &HostSpec) -> Sorted<'_> {
         match section {
             Section::Host(host) => sorted.host = Some(host),
             Section::Vpc(section) => {
-                let vpc =
-                    Vpc { section, interfaces: Vec::new(), groups: BTreeMap::new(), members: BTreeMap::new() };
+                let vpc = Vpc { section, interfaces: Vec::new(), groups: BTreeMap::new(), members: BTreeMap::new() };
                 sorted.vpcs.insert(section.id, vpc);
             }
             _ => {}

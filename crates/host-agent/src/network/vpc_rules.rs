@@ -159,9 +159,11 @@ fn input(inet: &mut Table, vpc: &Vpc<'_>) {
 }
 
 fn forward(inet: &mut Table, vpc: &Vpc<'_>, surroundings: &Surroundings) {
-    for (name, spec) in
-        [("routes", "type ifname : verdict;"), ("egress", "type ifname : verdict;"), ("ingress", "type ifname : verdict;")]
-    {
+    for (name, spec) in [
+        ("routes", "type ifname : verdict;"),
+        ("egress", "type ifname : verdict;"),
+        ("ingress", "type ifname : verdict;"),
+    ] {
         inet.map(name, spec);
     }
     let mut used: BTreeSet<SecurityGroupId> = BTreeSet::new();
@@ -217,9 +219,7 @@ fn forward(inet: &mut Table, vpc: &Vpc<'_>, surroundings: &Surroundings) {
         [
             "ct state established,related accept".to_owned(),
             format!("oifname {LINK} accept"),
-            format!(
-                "iifname {LINK} add @connections_in {{ oifname ct count over {CONNECTIONS_PER_INTERFACE} }} drop"
-            ),
+            format!("iifname {LINK} add @connections_in {{ oifname ct count over {CONNECTIONS_PER_INTERFACE} }} drop"),
             "oifname vmap @ingress".to_owned(),
         ],
     );
@@ -477,8 +477,12 @@ fn traffic_match(traffic: Traffic, family: Family) -> Option<String> {
     match (traffic, family) {
         (Traffic::All, _) => Some(String::new()),
         (Traffic::Protocol(number), _) => Some(format!(" meta l4proto {number}")),
-        (Traffic::Tcp { from, to }, _) => Some(format!(" tcp dport {}", range(from.min(to).into(), to.max(from).into()))),
-        (Traffic::Udp { from, to }, _) => Some(format!(" udp dport {}", range(from.min(to).into(), to.max(from).into()))),
+        (Traffic::Tcp { from, to }, _) => {
+            Some(format!(" tcp dport {}", range(from.min(to).into(), to.max(from).into())))
+        }
+        (Traffic::Udp { from, to }, _) => {
+            Some(format!(" udp dport {}", range(from.min(to).into(), to.max(from).into())))
+        }
         (Traffic::Icmp { kind, code }, Family::V4) => Some(icmp("icmp", kind, code)),
         (Traffic::IcmpV6 { kind, code }, Family::V6) => Some(icmp("icmpv6", kind, code)),
         (Traffic::Icmp { .. }, Family::V6) | (Traffic::IcmpV6 { .. }, Family::V4) => None,

@@ -27,7 +27,16 @@ fn two_vpcs() -> World {
     for section in [
         vpc(1),
         vpc(2),
-        group(WEB, 1, &[(Traffic::Tcp { from: 80, to: 443 }, cidr("0.0.0.0/0")), (tcp(22), cidr("10.0.0.0/16")), (tcp(80), cidr("10.0.0.0/24"))], &out),
+        group(
+            WEB,
+            1,
+            &[
+                (Traffic::Tcp { from: 80, to: 443 }, cidr("0.0.0.0/0")),
+                (tcp(22), cidr("10.0.0.0/16")),
+                (tcp(80), cidr("10.0.0.0/24")),
+            ],
+            &out,
+        ),
         group(
             DB,
             1,
@@ -46,9 +55,14 @@ fn two_vpcs() -> World {
     ] {
         world.put(section);
     }
-    for (vpc, last, group, public) in
-        [(1, 11, WEB, Some(10)), (1, 12, DB, None), (1, 14, OPEN, None), (1, 15, CLOSED, None), (2, 11, OTHER_WEB, Some(11)), (2, 12, OTHER_WEB, None)]
-    {
+    for (vpc, last, group, public) in [
+        (1, 11, WEB, Some(10)),
+        (1, 12, DB, None),
+        (1, 14, OPEN, None),
+        (1, 15, CLOSED, None),
+        (2, 11, OTHER_WEB, Some(11)),
+        (2, 12, OTHER_WEB, None),
+    ] {
         let mut section = interface(vpc, last, &[group]);
         section.public_address = public.map(|n| Ipv4Addr::new(198, 51, 100, n).into());
         world.put(Section::Interface(section));
@@ -57,8 +71,8 @@ fn two_vpcs() -> World {
     world
 }
 
-fn plug(world: &World, vpc: u32, last: u8) -> Guest {
-    let guest = Guest::plug(world, &interface(vpc, last, &[]));
+fn plug(world: &World, vpc: u32, last: u8) -> Vm {
+    let guest = Vm::plug(world, &interface(vpc, last, &[]));
     for port in [22, 80, 5432, 8080] {
         guest.place.serve(&format!("{vpc}/{last}"), port);
     }
@@ -81,7 +95,7 @@ fn guests_reach_what_their_groups_and_routes_allow_and_nothing_else() {
     let vm = |last| Ipv4Addr::new(10, 0, 0, last);
     let public = |last| Ipv4Addr::new(198, 51, 100, last);
     let link = |last| Ipv4Addr::new(169, 254, 96, last);
-    let rows: &[(&str, &Guest, Ipv4Addr, u16, Option<&str>)] = &[
+    let rows: &[(&str, &Vm, Ipv4Addr, u16, Option<&str>)] = &[
         ("by reference to a group", &web, vm(12), 5432, Some("1/12 sees 10.0.0.11")),
         ("not a member of the group", &open, vm(12), 5432, None),
         ("a port without a rule", &web, vm(12), 22, None),
@@ -140,9 +154,10 @@ fn forged_senders_reach_nobody() {
     let to_web = Ipv4Addr::new(10, 0, 0, 11);
     let counted = |place: &Place| {
         let text = place.sh("cat /proc/net/snmp | grep '^Udp:' | tail -1");
-        text.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() + text.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
+        text.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
+            + text.split_whitespace().nth(2).unwrap().parse::<u64>().unwrap()
     };
-    let forge = |guest: &Guest, source: &str, to: Ipv4Addr| {
+    let forge = |guest: &Vm, source: &str, to: Ipv4Addr| {
         guest.place.sh(&format!("ip addr add {source}/32 dev eth0 2>/dev/null || true"));
         let source: Ipv4Addr = source.parse().unwrap();
         guest.place.within(|| {
@@ -168,9 +183,11 @@ fn forged_senders_reach_nobody() {
     assert_eq!(open.place.ask(to_web, 80).as_deref(), Some("1/11 sees 10.0.0.14"));
 
     // A forged MAC is as bad, and ARP in another's name leaves no trace in the namespace.
-    web.place.sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:01:63 up; ip route add default via 10.0.0.1");
+    web.place
+        .sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:01:63 up; ip route add default via 10.0.0.1");
     assert_eq!(web.place.ask(target, 80), None);
-    web.place.sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:01:0b up; ip route add default via 10.0.0.1");
+    web.place
+        .sh("ip link set eth0 down; ip link set eth0 address 02:00:00:00:01:0b up; ip route add default via 10.0.0.1");
     assert_eq!(web.place.ask(target, 80).as_deref(), Some("1/14 sees 10.0.0.11"));
 
     // Without the source check, an interface may carry others' packets.

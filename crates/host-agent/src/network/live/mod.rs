@@ -2,4 +2,5 @@
 
 mod isolation;
 pub(crate) mod rig;
+mod services;
 mod upkeep;

@@ -215,7 +215,8 @@ pub fn vpc(index: u32) -> Section {
 }
 
 pub fn group(n: u32, vpc: u32, ingress: &[(Traffic, Peer)], egress: &[(Traffic, Peer)]) -> Section {
-    let rules = |rows: &[(Traffic, Peer)]| rows.iter().map(|(traffic, peer)| Rule { traffic: *traffic, peer: *peer }).collect();
+    let rules =
+        |rows: &[(Traffic, Peer)]| rows.iter().map(|(traffic, peer)| Rule { traffic: *traffic, peer: *peer }).collect();
     Section::SecurityGroup(SecurityGroupSection {
         id: group_id(n),
         vpc: vpc_id(vpc),
@@ -253,13 +254,13 @@ pub fn interface(vpc: u32, last: u8, groups: &[u32]) -> InterfaceSection {
 }
 
 /// A namespace that plays the guest of an interface.
-pub struct Guest {
+pub struct Vm {
     pub place: Place,
     stop: Arc<AtomicBool>,
     wire: Option<JoinHandle<()>>,
 }
 
-impl Guest {
+impl Vm {
     /// With its address and default route already set, as DHCP would.
     pub fn plug(world: &World, section: &InterfaceSection) -> Self {
         let guest = Self::plug_bare(world, section);
@@ -288,7 +289,7 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl Drop for Vm {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Some(wire) = self.wire.take() {

@@ -40,7 +40,7 @@ fn a_second_round_changes_nothing_and_a_new_process_adopts() {
     world.settle();
     assert_eq!(picture(&world), first);
     assert_eq!(generation(&world), before, "no rule was touched");
-    let guest = Guest::plug(&world, &interface(1, 11, &[]));
+    let guest = Vm::plug(&world, &interface(1, 11, &[]));
     guest.place.serve("web", 80);
     let plugged = picture(&world);
     world.network = std::sync::Arc::new(HostNetwork::new(NetworkOptions::new(&*world.tag)));
@@ -70,10 +70,20 @@ fn what_others_broke_is_mended() {
         return;
     }
     let world = one_vpc();
-    let guest = Guest::plug(&world, &interface(1, 11, &[]));
+    let guest = Vm::plug(&world, &interface(1, 11, &[]));
     guest.place.serve("web", 80);
-    let neighbour = Guest::plug(&world, &interface(1, 12, &[]));
-    let edge = world.host.sh("ip -o link").lines().find_map(|l| l.split(": ").nth(1).filter(|n| n.starts_with(&format!("t{}e", world.tag))).map(|n| n.split('@').next().unwrap().to_owned())).unwrap();
+    let neighbour = Vm::plug(&world, &interface(1, 12, &[]));
+    let edge = world
+        .host
+        .sh("ip -o link")
+        .lines()
+        .find_map(|l| {
+            l.split(": ")
+                .nth(1)
+                .filter(|n| n.starts_with(&format!("t{}e", world.tag)))
+                .map(|n| n.split('@').next().unwrap().to_owned())
+        })
+        .unwrap();
     let tap = tap_name(interface(1, 11, &[]).id);
     let whole = picture(&world);
     let inside = world.inside(1);
@@ -107,7 +117,8 @@ fn what_others_broke_is_mended() {
         place.sh(&command);
         world.settle();
         let (now, then) = (without_numbers(&picture(&world)), without_numbers(&whole));
-        let differs: Vec<_> = now.iter().filter(|l| !then.contains(l)).chain(then.iter().filter(|l| !now.contains(l))).collect();
+        let differs: Vec<_> =
+            now.iter().filter(|l| !then.contains(l)).chain(then.iter().filter(|l| !now.contains(l))).collect();
         assert!(now == then, "{what}: {differs:#?}");
         assert!(world.internet.ask(PUBLIC, 80).is_some(), "{what}: from outside");
         assert!(neighbour.place.ask(WEB, 80).is_some(), "{what}: from a neighbour");
@@ -116,7 +127,9 @@ fn what_others_broke_is_mended() {
     world.host.sh("nft add table inet theirs; ip route add 192.0.2.0/24 dev uplink; ip link add theirs type veth peer name theirs2");
     world.settle();
     let picture = picture(&world);
-    assert!(picture.contains("table inet theirs") && picture.contains("192.0.2.0/24") && picture.contains("theirs@theirs2"));
+    assert!(
+        picture.contains("table inet theirs") && picture.contains("192.0.2.0/24") && picture.contains("theirs@theirs2")
+    );
 }
 
 /// Interface numbers differ after a link was made anew, and traffic leaves its marks in dynamic sets.
@@ -126,7 +139,9 @@ fn without_numbers(picture: &str) -> Vec<String> {
         .lines()
         .filter(|line| !(line.contains("ct count") && line.contains('"') && !line.contains("drop")))
         .map(link)
-        .map(|line| line.split(" link-netns").next().unwrap_or_default().split("@if").next().unwrap_or_default().to_owned())
+        .map(|line| {
+            line.split(" link-netns").next().unwrap_or_default().split("@if").next().unwrap_or_default().to_owned()
+        })
         .collect();
     lines.sort();
     lines
@@ -161,7 +176,7 @@ fn giving_up_interfaces_and_networks() {
     assert!(!world.inside(1).sh("ip link").contains(&tap_name(id)));
 
     // A VPC that the spec does not name goes with its namespace, unless a guest is plugged in.
-    let guest = Guest::plug(&world, &interface(1, 11, &[]));
+    let guest = Vm::plug(&world, &interface(1, 11, &[]));
     let spec = std::mem::take(&mut world.spec);
     assert!(world.reconcile().problems[0].contains("has guests"));
     world.spec = spec;
@@ -177,7 +192,7 @@ fn giving_up_interfaces_and_networks() {
     drop(other);
 
     let mut world = one_vpc();
-    let guest = Guest::plug(&world, &interface(1, 11, &[]));
+    let guest = Vm::plug(&world, &interface(1, 11, &[]));
     // Somebody else's, with a name that only looks like one of ours.
     let foreign = format!("t{}-x1", world.tag);
     drop(namespace::create(&foreign).unwrap());
