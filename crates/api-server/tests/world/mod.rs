@@ -1,4 +1,5 @@
 //! A server of its own for each test, with a few actions that stand for domain crates.
+#![allow(dead_code)] // each test file uses its own part
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -86,6 +87,21 @@ impl World {
         };
         let ((key, secret), _) = self.store.transact(&[], make).await.unwrap();
         Client::new(&key.id, &secret, "terroir-1", now)
+    }
+
+    /// Another account, with a client for a user in it that may do everything there.
+    pub async fn other_account(&self, name: &str) -> (AccountId, Client) {
+        let now = self.now();
+        let make = |txn: &mut terroir_store::Txn| {
+            let account = ops::create_account(txn, name, &OsRandom, now)?.account_id;
+            let about = About { name: "admin", path: None, description: None, tags: &Default::default() };
+            ops::create_user(txn, account, about, &OsRandom, now)?;
+            let admin = "arn:aws:iam::aws:policy/AdministratorAccess";
+            ops::attach_policy(txn, account, Holder::User("admin"), admin)?;
+            let (key, secret) = ops::create_access_key(txn, account, KeyOwner::User("admin"), &OsRandom, now)?;
+            Ok((account, Client::new(&key.id, &secret, "terroir-1", now)))
+        };
+        self.store.transact(&[], make).await.unwrap().0
     }
 
     /// A call that must succeed.
