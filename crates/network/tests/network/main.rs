@@ -4,4 +4,5 @@ mod actions;
 mod hosts;
 mod interfaces;
 mod properties;
+mod races;
 mod world;

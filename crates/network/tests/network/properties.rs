@@ -7,7 +7,7 @@ use std::fmt::Display;
 use terroir_agent_api::{InterfacePhase, InterfaceStatus};
 use terroir_network::model::{
     Address, GroupAddress, GroupOwner, GroupReference, HostGroup, HostInterface, HostVpc, InstanceInterface, Interface,
-    PublicClaim, RouteTable, SecurityGroup, Subnet, SubnetAddress, Vpc, VpcChild,
+    InternetGateway, PublicClaim, RouteTable, SecurityGroup, Subnet, SubnetAddress, Vpc, VpcChild,
 };
 use terroir_network::ops::{self, InterfaceRequest, Scope};
 use terroir_store::{Key, Record, Txn};
