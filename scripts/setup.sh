@@ -63,8 +63,11 @@ apt_install() {
         LISTS_FRESH=1
     fi
     # shellcheck disable=SC2086
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $missing > /dev/null ||
+    if ! output=$(as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -qq install -y --no-install-recommends $missing 2>&1); then
+        echo "$output" >&2
         fail "apt-get could not install:$missing"
+    fi
 }
 
 rust() {
