@@ -174,14 +174,14 @@ class Cloud:
         """A new tenant: `account_id`, `access_key_id`, `secret_access_key`."""
         return json.loads(self.terroir("account", "add", name, "--json").stdout)
 
-    def client(self, service, key=None, secret=None, token=None, **config):
+    def client(self, service, key=None, secret=None, token=None, endpoint=None, **config):
         """A boto3 client of the root account, or of the given key."""
         environment = self.environment()
         config.setdefault("retries", {"total_max_attempts": 1})
         config.setdefault("parameter_validation", False)
         return boto3.client(
             service,
-            endpoint_url=self.endpoint,
+            endpoint_url=endpoint or self.endpoint,
             region_name=environment["AWS_DEFAULT_REGION"],
             aws_access_key_id=key or environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=secret or environment["AWS_SECRET_ACCESS_KEY"],
