@@ -352,7 +352,7 @@ fn interleaved_transactions_are_serializable() {
     let full = std::env::var("TERROIR_FULL").is_ok_and(|value| value == "1");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let config = Config {
-        cases: if full { 2000 } else { 200 },
+        cases: if full { 2000 } else { 100 },
         failure_persistence: None,
         rng_seed: RngSeed::Fixed(seed),
         ..Config::default()

@@ -65,6 +65,8 @@ pub struct Options {
     pub durability: Durability,
     /// Upper bound of the data file in bytes; none: the disk.
     pub max_bytes: Option<u64>,
+    /// Space kept beside the data file for the time when others have filled the disk; 0: none.
+    pub reserve_bytes: u64,
     pub retention: Retention,
     pub outbox_limit: OutboxLimit,
     /// The highest cluster version this process supports.
@@ -83,6 +85,7 @@ impl Options {
             lease_clock: Arc::new(move || start.elapsed()),
             durability: Durability::Full,
             max_bytes: None,
+            reserve_bytes: 64 << 20,
             retention: Retention::default(),
             outbox_limit: OutboxLimit::default(),
             cluster_version: CLUSTER_VERSION,
@@ -97,6 +100,7 @@ impl Options {
             lease_clock: Arc::clone(&self.lease_clock),
             durability: self.durability,
             max_bytes: self.max_bytes,
+            reserve_bytes: self.reserve_bytes,
             retention: self.retention,
             outbox_limit: self.outbox_limit,
         }

@@ -87,7 +87,8 @@ impl Store {
     pub async fn in_memory_for_tests() -> Self {
         let options = Options::new("", Arc::new(LocalKeyRing::ephemeral()));
         let folder = std::env::temp_dir().join(format!("terroir-store-{:032x}", options.ids.next_u128()));
-        let options = Options { path: folder.join("state.db"), durability: Durability::None, ..options };
+        let path = folder.join("state.db");
+        let options = Options { path, durability: Durability::None, reserve_bytes: 0, ..options };
         let opened = async {
             let engine: Arc<dyn Engine> = Arc::new(SqliteEngine::open(options.sqlite()).await?);
             Self::on_engine(engine, &options, Some(folder)).await

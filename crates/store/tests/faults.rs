@@ -27,7 +27,11 @@ record!(Item { kind: "item", version: 1 });
 const DEADLINE: Duration = Duration::from_secs(20);
 
 fn options(path: &Path) -> Options {
-    Options { durability: Durability::None, ..Options::new(path, Arc::new(LocalKeyRing::ephemeral())) }
+    Options {
+        durability: Durability::None,
+        reserve_bytes: 0,
+        ..Options::new(path, Arc::new(LocalKeyRing::ephemeral()))
+    }
 }
 
 async fn put(store: &Store, key: impl std::fmt::Display, bytes: usize) -> Result<Revision, Error> {
@@ -299,6 +303,34 @@ async fn a_full_disk_refuses_writes_until_space_returns() {
     store.close().await;
     let store = Store::open(options).await.unwrap();
     assert_eq!(store.read().await.unwrap().count(&Key::new("item")), count + 1);
+}
+
+#[tokio::test]
+async fn the_reserve_keeps_the_state_writable_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(folder.path(), 80 << 20) else {
+        eprintln!("SKIPPED: mounting a small disk needs root");
+        return;
+    };
+    let options = Options { reserve_bytes: 12 << 20, ..options(&disk.0.join("state.db")) };
+    let store = Store::open(options.clone()).await.unwrap();
+    let reserve = || std::fs::metadata(disk.0.join("state.db.reserve")).unwrap().len();
+    assert_eq!(reserve(), 12 << 20);
+    let ballast = disk.0.join("ballast");
+    std::fs::write(&ballast, vec![0; 80 << 20]).expect_err("the disk is full");
+
+    let mut written = 0;
+    while put(&store, written, 100_000).await.is_ok() {
+        written += 1;
+        assert!(written < 200, "even the reserve has an end");
+    }
+    assert!(written >= 40, "{written} records of 100 kB went into the reserve");
+    assert_eq!(reserve(), 0);
+    std::fs::remove_file(&ballast).unwrap();
+    put(&store, "after", 10).await.unwrap();
+    store.close().await;
+    Store::open(options).await.unwrap().close().await;
+    assert_eq!(reserve(), 12 << 20, "it is filled up again");
 }
 
 #[tokio::test]

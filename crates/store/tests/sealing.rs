@@ -31,7 +31,7 @@ fn account(number: u64) -> AccountId {
 }
 
 fn options(path: &Path, keys: Arc<LocalKeyRing>) -> Options {
-    Options { durability: Durability::None, ..Options::new(path, keys) }
+    Options { durability: Durability::None, reserve_bytes: 0, ..Options::new(path, keys) }
 }
 
 /// Whether any file of the folder holds `text`.

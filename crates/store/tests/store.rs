@@ -41,7 +41,11 @@ async fn value(store: &Store, key: &Key) -> Option<u32> {
 }
 
 fn options(path: &Path) -> Options {
-    Options { durability: Durability::None, ..Options::new(path, Arc::new(LocalKeyRing::ephemeral())) }
+    Options {
+        durability: Durability::None,
+        reserve_bytes: 0,
+        ..Options::new(path, Arc::new(LocalKeyRing::ephemeral()))
+    }
 }
 
 #[tokio::test]

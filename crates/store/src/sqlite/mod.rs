@@ -6,6 +6,7 @@
 
 mod lease;
 mod read;
+mod reserve;
 mod schema;
 mod watch;
 mod writer;
@@ -41,6 +42,8 @@ pub struct SqliteOptions {
     pub durability: Durability,
     /// Upper bound of the data file; beyond it writes answer [`StoreError::DiskFull`].
     pub max_bytes: Option<u64>,
+    /// Space kept in `<path>.reserve` for the time when the disk is full; 0: none.
+    pub reserve_bytes: u64,
     pub retention: Retention,
     pub outbox_limit: OutboxLimit,
 }

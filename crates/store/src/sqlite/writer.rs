@@ -10,6 +10,7 @@ use std::time::Duration;
 use terroir_types::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::reserve::Reserve;
 use super::schema::{self, meta, revision_of, row_id, set_meta, sqlite_error};
 use super::{Shared, SqliteOptions};
 use crate::engine::{
@@ -41,7 +42,7 @@ const LEASE_POLL: Duration = Duration::from_millis(100);
 const TRIM_ROWS: usize = 64;
 const IDLE_TRIM_ROWS: usize = 2048;
 /// What deletions may use beyond the bound of a full data file: their undo rows come before the space they free.
-const RESERVE_BYTES: u64 = 4 << 20;
+const BEYOND_BYTES: u64 = 4 << 20;
 /// How fine the age of the change log is known.
 const TICK: Duration = Duration::from_secs(10);
 
@@ -55,6 +56,7 @@ pub(super) struct Writer {
     ticks: VecDeque<(Timestamp, Revision)>,
     /// Whether rows that an explicit compaction gave up may still be there.
     compacting: bool,
+    reserve: Reserve,
     /// Held as long as the file is written.
     _lock: File,
 }
@@ -99,6 +101,7 @@ impl Writer {
         options: SqliteOptions,
         requests: mpsc::Receiver<Queued>,
     ) -> Result<Self, StoreError> {
+        let reserve = Reserve::new(&options.path, options.reserve_bytes);
         let mut writer = Self {
             connection,
             shared,
@@ -107,6 +110,7 @@ impl Writer {
             state: State::default(),
             ticks: VecDeque::new(),
             compacting: true,
+            reserve,
             _lock: lock,
         };
         writer.load().map_err(|error| sqlite_error(&error))?;
@@ -197,7 +201,7 @@ impl Writer {
                     }
                     return;
                 }
-                result = self.try_in_a_full_file(&group, expired);
+                result = self.try_without_space(&group, expired);
             }
         }
         match result {
@@ -223,8 +227,19 @@ impl Writer {
         }
     }
 
-    /// Tries again without the change log; what only frees space may use the reserve beyond the bound of the file.
-    fn try_in_a_full_file(&mut self, group: &[Queued], expired: &[LeaseId]) -> rusqlite::Result<Done> {
+    /// Tries again: with space from the reserve, then without the change log; what only frees space may go beyond the
+    /// bound of the file.
+    fn try_without_space(&mut self, group: &[Queued], expired: &[LeaseId]) -> rusqlite::Result<Done> {
+        while self.reserve.disk_is_full() && self.reserve.release() {
+            match self.try_group(group, expired, 0) {
+                Err(error) if sqlite_is_full(&error) => self.roll_back(),
+                Err(error) => {
+                    self.roll_back();
+                    return Err(error);
+                }
+                done => return done,
+            }
+        }
         self.make_room();
         let mut result = self.try_group(group, expired, 0);
         if result.is_err() {
@@ -232,7 +247,7 @@ impl Writer {
             if let Some(bytes) = self.options.max_bytes
                 && group.iter().all(|queued| queued.request.frees())
             {
-                schema::limit(&self.connection, bytes + RESERVE_BYTES)?;
+                schema::limit(&self.connection, bytes + BEYOND_BYTES)?;
                 result = self.try_group(group, expired, 0);
                 if result.is_err() {
                     self.roll_back();
@@ -551,6 +566,7 @@ impl Writer {
         let now = self.options.clock.now();
         if self.ticks.back().is_none_or(|(time, _)| now.since(*time) >= TICK) {
             self.ticks.push_back((now, self.state.revision));
+            self.reserve.fill();
         }
         let age = self.options.retention.min_age;
         while self.ticks.get(1).is_some_and(|(time, _)| now.since(*time) >= age) {

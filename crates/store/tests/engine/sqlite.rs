@@ -10,7 +10,7 @@ use crate::{conformance, model};
 
 fn options(path: &std::path::Path) -> SqliteOptions {
     let options = Options::new(path, Arc::new(LocalKeyRing::ephemeral()));
-    Options { durability: Durability::None, ..options }.sqlite()
+    Options { durability: Durability::None, reserve_bytes: 0, ..options }.sqlite()
 }
 
 async fn open(options: SqliteOptions) -> Arc<dyn Engine> {
