@@ -38,7 +38,7 @@ pub async fn run(
     control: Arc<dyn ControlPlane>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
-    let ledger = Ledger::open(&options)?;
+    let ledger = Ledger::open(&options).await?;
     let boot_id = facts::boot_id().map_err(AgentError::io("read", "/proc/sys/kernel/random/boot_id".as_ref()))?;
     let options = Arc::new(options);
     let bell = Arc::new(Bell::default());

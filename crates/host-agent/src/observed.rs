@@ -73,6 +73,10 @@ pub struct Failure {
 pub struct VolumeObservation {
     pub file: Option<VolumeFile>,
     pub failure: Option<Failure>,
+    /// It takes more of the host's disk than at the look before.
+    pub growing: bool,
+    /// What it takes of the host's disk.
+    pub allocated_bytes: u64,
 }
 
 /// A volume's disk.

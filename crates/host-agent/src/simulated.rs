@@ -159,6 +159,10 @@ impl Storage for SimulatedStorage {
         Ok(self.volumes.lock().unwrap_or_else(PoisonError::into_inner).get(&volume).cloned())
     }
 
+    fn allocated_bytes(&self, _volume: VolumeId) -> u64 {
+        0
+    }
+
     fn has_blob(&self, _blob: &BlobRef) -> bool {
         true
     }

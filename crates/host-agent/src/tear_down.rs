@@ -39,7 +39,7 @@ pub struct TearDownReport {
 /// # Errors
 /// `AlreadyRunning` while an agent works with the data folder.
 pub async fn tear_down(options: &AgentOptions) -> Result<TearDownReport, AgentError> {
-    let mut ledger = Ledger::open(options)?;
+    let mut ledger = Ledger::open(options).await?;
     let mut report = TearDownReport::default();
     if options.hypervisor == HypervisorKind::Simulated {
         end_runs(&mut ledger, &BTreeSet::new()).await?;
@@ -57,7 +57,7 @@ pub async fn tear_down(options: &AgentOptions) -> Result<TearDownReport, AgentEr
         if let Err(error) = network.remove_all().await {
             report.problems.push(format!("networks: {error}"));
         }
-        qemu.remove_cgroups();
+        qemu.remove_cgroups().await;
     }
     Ok(report)
 }

@@ -40,6 +40,11 @@ impl Disks {
         Ok(Self { files, images, qemu_img: options.qemu_img.clone(), reserve_bytes: options.volume_reserve_bytes })
     }
 
+    #[cfg(test)]
+    pub(super) fn files(&self) -> &DiskFiles {
+        &self.files
+    }
+
     fn create(&self, volume: VolumeId, size_bytes: u64, source: Option<&BlobRef>) -> Result<(), StorageError> {
         let temporary = self.files.volumes_dir().join(format!(".new-{volume}"));
         remove_tree(&temporary)?;
@@ -179,6 +184,11 @@ impl Storage for Disks {
             return Ok(Some(VolumeFile { format, size_bytes, backing }));
         }
         Ok(None)
+    }
+
+    fn allocated_bytes(&self, volume: VolumeId) -> u64 {
+        let files = fs::read_dir(self.files.volume_dir(volume)).into_iter().flatten().flatten();
+        files.filter_map(|f| f.metadata().ok()).map(|m| m.blocks() * 512).sum()
     }
 
     fn has_blob(&self, blob: &BlobRef) -> bool {

@@ -13,6 +13,8 @@ mod disks;
 mod files;
 mod images;
 mod overlay;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use std::collections::BTreeSet;
@@ -69,6 +71,9 @@ pub trait Storage: Send + Sync {
     fn survey(&self) -> Result<BTreeSet<VolumeId>, StorageError>;
 
     fn observe(&self, volume: VolumeId) -> Result<Option<VolumeFile>, StorageError>;
+
+    /// What the volume takes of the host's disk, bytes.
+    fn allocated_bytes(&self, volume: VolumeId) -> u64;
 
     fn has_blob(&self, blob: &BlobRef) -> bool;
 

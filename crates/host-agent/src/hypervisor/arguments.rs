@@ -218,3 +218,35 @@ impl CommandLine {
         self.add("-device", device.to_string());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_sees_ec2_and_its_volumes_ids() {
+        let instance: InstanceId = "i-0123456789abcdef0".parse().unwrap();
+        let uuid = system_uuid(instance);
+        assert_eq!(&uuid[..24], "ec201234-5678-9abc-def0-");
+        assert_eq!(uuid.len(), 36);
+        assert!(uuid.bytes().enumerate().all(|(n, b)| if [8, 13, 18, 23].contains(&n) { b == b'-' } else { b.is_ascii_hexdigit() }));
+        assert_eq!(uuid, system_uuid(instance));
+        let serial = serial("vol-0fedcba9876543210".parse().unwrap());
+        assert_eq!((serial.as_str(), serial.len()), ("vol0fedcba9876543210", 20));
+    }
+
+    #[test]
+    fn every_place_on_the_bus_is_its_own() {
+        let mut line = CommandLine::default();
+        ports(&mut line);
+        let devices: Vec<Value> = line.0.chunks(2).map(|pair| serde_json::from_str(&pair[1]).unwrap()).collect();
+        for field in ["id", "addr", "chassis", "slot"] {
+            let values: BTreeSet<String> = devices.iter().map(|device| device[field].to_string()).collect();
+            assert_eq!(values.len(), 24, "{field}");
+        }
+        let sets: BTreeSet<u32> = (0..=MAX_VOLUME_SLOT).flat_map(|slot| [disk_set(slot), disk_set(slot) + 1]).collect();
+        assert_eq!(sets.len(), 2 * (usize::from(MAX_VOLUME_SLOT) + 1));
+    }
+
+    use std::collections::BTreeSet;
+}

@@ -4,13 +4,16 @@
 use std::fs::{self, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use terroir_types::InstanceId;
+use tokio::time::Instant;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 const PERIOD_US: u64 = 100_000;
 /// QEMU's own threads beside one per virtual processor: monitor, disk workers, RCU.
 const OWN_THREADS: u64 = 160;
+const REMOVE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Limits of one guest.
 #[derive(Debug, Clone, Copy)]
@@ -106,26 +109,35 @@ impl Cgroups {
         }
     }
 
-    pub(super) fn remove(&self, instance: InstanceId) {
+    pub(super) async fn remove(&self, instance: InstanceId) {
         for (_, folder) in self.folders(Some(instance)) {
-            remove(&folder);
+            remove(&folder).await;
         }
     }
 
     /// Removes the data folder's cgroups; those with a process in it stay.
-    pub(super) fn remove_all(&self) {
+    pub(super) async fn remove_all(&self) {
         for (_, folder) in self.folders(None) {
             let children = fs::read_dir(&folder).into_iter().flatten().flatten();
-            children.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).for_each(|e| remove(&e.path()));
-            remove(&folder);
+            for child in children.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())) {
+                remove(&child.path()).await;
+            }
+            remove(&folder).await;
         }
     }
 }
 
-fn remove(folder: &Path) {
-    match fs::remove_dir(folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => note(folder, Err(error)),
-        _ => {}
+/// The kernel keeps a cgroup busy for a moment after its last process has ended.
+async fn remove(folder: &Path) {
+    let deadline = Instant::now() + REMOVE_DEADLINE;
+    loop {
+        match fs::remove_dir(folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return note(folder, Err(error)),
+            _ => return,
+        }
     }
 }
 

@@ -258,8 +258,8 @@ impl Qemu {
         }
     }
 
-    fn purge(&self, instance: InstanceId) -> Result<Applied, HypervisorError> {
-        self.cgroups.remove(instance);
+    async fn purge(&self, instance: InstanceId) -> Result<Applied, HypervisorError> {
+        self.cgroups.remove(instance).await;
         match fs::remove_dir_all(self.dir(instance)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(HypervisorError::io("remove the instance's folder")(error))
@@ -269,8 +269,8 @@ impl Qemu {
     }
 
     /// Removes the data folder's cgroups, once its guests are gone.
-    pub fn remove_cgroups(&self) {
-        self.cgroups.remove_all();
+    pub async fn remove_cgroups(&self) {
+        self.cgroups.remove_all().await;
     }
 }
 
@@ -360,7 +360,7 @@ impl Hypervisor for Qemu {
             Op::DetachInterface { instance, interface } => {
                 self.current_monitor(*instance).await?.detach_interface(*interface).await
             }
-            Op::Purge { instance } => self.purge(*instance),
+            Op::Purge { instance } => self.purge(*instance).await,
             Op::Record { .. }
             | Op::FetchBlob(_)
             | Op::CreateVolume { .. }

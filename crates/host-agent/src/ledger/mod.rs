@@ -9,8 +9,10 @@ mod journal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 use terroir_agent_api::{HostSpec, InstanceStatus, InterfaceStatus, Section, SectionKey, VolumeStatus};
 use terroir_types::{InstanceId, InterfaceId, VolumeId};
+use tokio::time::Instant;
 
 use crate::record::InstanceRecord;
 use crate::{AgentError, AgentOptions};
@@ -18,6 +20,7 @@ use journal::Journal;
 
 /// Appended bytes below which the file is never written anew.
 const COMPACT_ABOVE_BYTES: u64 = 4 << 20;
+const LOCK_DEADLINE: Duration = Duration::from_secs(2);
 
 /// One change. `None` removes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,10 +81,20 @@ impl Ledger {
     ///
     /// # Errors
     /// `AlreadyRunning` while another process has it open.
-    pub fn open(options: &AgentOptions) -> Result<Self, AgentError> {
-        Self::open_file(&options.ledger_path())
+    pub async fn open(options: &AgentOptions) -> Result<Self, AgentError> {
+        let deadline = Instant::now() + LOCK_DEADLINE;
+        loop {
+            match Self::open_file(&options.ledger_path()) {
+                // A tool that a killed agent had just forked holds its lock until it has started.
+                Err(AgentError::AlreadyRunning(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
+    /// The same for one file, without patience.
     pub fn open_file(path: &Path) -> Result<Self, AgentError> {
         let mut contents = Contents::default();
         let journal = Journal::open(path, |payload| {

@@ -144,7 +144,13 @@ impl<'a> Planner<'a> {
             GuestStatus::DiskFull | GuestStatus::Paused if !exhausted => {
                 self.push(Op::Resume { instance: section.id });
             }
-            GuestStatus::Running if exhausted => self.push(Op::Pause { instance: section.id }),
+            GuestStatus::Running if exhausted => {
+                // Whoever writes nothing new may go on.
+                let grows = |volume: &VolumeId| self.observed.volumes.get(volume).is_some_and(|v| v.growing);
+                if monitor.open_disks.keys().any(grows) {
+                    self.push(Op::Pause { instance: section.id });
+                }
+            }
             GuestStatus::Running => {
                 self.running_volumes(section, monitor);
                 self.running_interfaces(section, monitor);

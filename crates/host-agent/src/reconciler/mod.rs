@@ -32,6 +32,8 @@ const APPLY_AT_ONCE: usize = 32;
 /// Rounds follow each other no faster, so that what comes in bursts is done in batches.
 const ROUND_PAUSE: Duration = Duration::from_millis(2);
 const PRESS_AGAIN: Duration = Duration::from_secs(10);
+/// Between looks at everything while the disk is nearly full.
+const TIGHT_RESYNC: Duration = Duration::from_secs(1);
 
 pub(crate) struct Reconciler {
     options: Arc<AgentOptions>,
@@ -220,7 +222,9 @@ impl Reconciler {
         let now = self.observed.now;
         if now >= self.next_resync {
             self.everything = true;
-            self.next_resync = now.plus(self.options.resync_interval);
+            let tight = self.observed.space.available < 2 * self.observed.space.reserve;
+            let interval = if tight { TIGHT_RESYNC.min(self.options.resync_interval) } else { self.options.resync_interval };
+            self.next_resync = now.plus(interval);
         }
         if self.wake_at.is_some_and(|at| at <= now) {
             self.wake_at = None;

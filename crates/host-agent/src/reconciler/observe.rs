@@ -74,6 +74,9 @@ impl Reconciler {
         let section = crate::plan::volume_section(&self.ledger.contents().spec, id);
         let source = section.and_then(|section| section.source.clone());
         let seen = self.observed.volumes.entry(id).or_default();
+        let allocated_bytes = self.storage.allocated_bytes(id);
+        seen.growing = seen.allocated_bytes > 0 && allocated_bytes > seen.allocated_bytes;
+        seen.allocated_bytes = allocated_bytes;
         match self.storage.observe(id) {
             Ok(file) => {
                 if file.is_some() && seen.failure.as_ref().is_some_and(|f| f.lasting) && seen.file.is_none() {

@@ -1,0 +1,167 @@
+//! Real guests under an agent that is a process of its own. Needs root.
+
+mod support;
+
+use std::time::Duration;
+use support::guest::{attachment, launch, volume};
+use support::{World, can_run_guests};
+use terroir_agent_api::*;
+use terroir_types::{OsRandom, ResourceId, VolumeId};
+
+#[test]
+fn agent_process() {
+    support::agent_process();
+}
+
+#[test]
+fn one_guest_through_its_life() {
+    if !can_run_guests("one_guest_through_its_life") {
+        return;
+    }
+    let mut world = World::new(HypervisorKind::Qemu);
+    world.start_agent();
+    let (id, root) = launch(&world, "wait");
+    let status = world.wait_running(id, 1);
+    assert_eq!(status.machine.as_deref(), Some("pc-q35-7.2"));
+    world.until("the guest is up", || world.console(id).contains("probe: up").then_some(()));
+    let serial = root.to_string().replace('-', "");
+    world.until("the root disk, grown to its size", || {
+        world.console(id).contains(&format!("{serial}={}", (256 << 20) / 512)).then_some(())
+    });
+    let disk = world.options().data_dir.join(format!("volumes/{root}"));
+    assert!(disk.join("disk.qcow2").exists() || disk.join("disk.raw").exists());
+    assert_eq!(world.plane.volume(root).unwrap().attached_to, Some(id));
+
+    // Live questions.
+    world.plane.ask(1, QueryKind::ConsoleOutput { instance: id });
+    world.plane.ask(2, QueryKind::ConsoleScreenshot { instance: id });
+    let console = world.until("the console", || world.plane.answered(1));
+    assert!(String::from_utf8_lossy(&console).contains("probe: up"));
+    let picture = world.until("a screenshot", || world.plane.answered(2));
+    assert!(picture.starts_with(b"\x89PNG"), "{:?}", &picture[..8.min(picture.len())]);
+
+    hotplug(&world, id);
+
+    // A new agent takes over what runs.
+    let qemus = world.qemus(id);
+    assert_eq!(qemus.len(), 1);
+    let generation = world.plane.instance(id).unwrap().generation;
+    world.kill_agent();
+    world.start_agent();
+    let reports = world.plane.reports();
+    world.until("the new agent's full report", || (world.plane.reports() > reports + 1).then_some(()));
+    world.until("a look at the guest", || world.plane.facts().filter(|f| f.accelerator != "none"));
+    assert_eq!(world.qemus(id), qemus, "the guest was neither restarted nor doubled");
+    assert_eq!(world.plane.instance(id).unwrap().generation, generation, "nothing changed, nothing is told");
+
+    // Stop as asked, start again: a new run.
+    world.change(id, |s| s.desired = PowerState::Stopped);
+    assert_eq!(world.wait_ended(id, 1), EndCause::Requested);
+    assert!(world.console(id).contains("probe: power button"), "{}", world.console(id));
+    world.until("QEMU to be gone", || world.qemus(id).is_empty().then_some(()));
+    assert_eq!(world.plane.volume(root).unwrap().phase, VolumePhase::Ready);
+    world.change(id, |s| (s.desired, s.run_id) = (PowerState::Running, 2));
+    world.wait_running(id, 2);
+    world.until("the second run is up", || world.console(id).contains("probe: up").then_some(()));
+
+    // Reboot: the same QEMU, the same run.
+    let qemus = world.qemus(id);
+    world.change(id, |s| s.reboot_count = 1);
+    world.wait_for(id, "the reboot", |s| s.reboot_count == 1);
+    world.until("the guest is up again", || (world.console(id).matches("probe: up").count() == 2).then_some(()));
+    assert_eq!(world.qemus(id), qemus);
+
+    // QEMU dies alone.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemus[0]), nix::sys::signal::Signal::SIGKILL).unwrap();
+    let cause = world.wait_ended(id, 2);
+    assert!(matches!(&cause, EndCause::HypervisorDied { detail } if detail.contains("signal: 9")), "{cause:?}");
+
+    // Termination leaves nothing.
+    world.change(id, |s| s.desired = PowerState::Terminated);
+    world.wait_for(id, "the instance to be gone", |s| s.phase == InstancePhase::Gone);
+    assert!(!world.options().data_dir.join(format!("instances/{id}")).exists());
+    let mut section = volume(root, 256 << 20, None);
+    section.desired = Desired::Deleted;
+    world.put(Section::Volume(section));
+    world.until("the disk to be gone", || {
+        (world.plane.volume(root)?.phase == VolumePhase::Deleted && !disk.exists()).then_some(())
+    });
+    assert_eq!(world.tear_down(), Default::default());
+}
+
+fn hotplug(world: &World, id: terroir_types::InstanceId) {
+    let extra = VolumeId::generate(&OsRandom);
+    let serial = extra.to_string().replace('-', "");
+    world.put(Section::Volume(volume(extra, 8 << 20, None)));
+    world.change(id, |s| s.volumes.push(attachment(extra, 5)));
+    world.wait_for(id, "the attachment", |s| s.attached.contains(&extra));
+    world.until("the guest to see the disk", || world.console(id).contains(&format!("{serial}=16384")).then_some(()));
+    world.put(Section::Volume(volume(extra, 16 << 20, None)));
+    world.until("the guest to see it grow", || world.console(id).contains(&format!("{serial}=32768")).then_some(()));
+    assert_eq!(world.plane.volume(extra).unwrap().attached_to, Some(id));
+    world.change(id, |s| s.volumes.retain(|v| v.volume != extra));
+    world.wait_for(id, "the detachment", |s| !s.attached.contains(&extra));
+    world.until("the volume to be free", || world.plane.volume(extra)?.attached_to.is_none().then_some(()));
+    let after = world.until("the guest to lose it", || {
+        world.console(id).rsplit("probe: disks").next().map(str::to_owned).filter(|last| !last.contains(&serial))
+    });
+    assert!(after.contains("vol"), "the root disk stays: {after}");
+    // The same slot again, with another disk.
+    let other = VolumeId::generate(&OsRandom);
+    world.put(Section::Volume(volume(other, 4 << 20, None)));
+    world.change(id, |s| s.volumes.push(attachment(other, 5)));
+    world.wait_for(id, "the second attachment", |s| s.attached.contains(&other));
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_is_not_started_again() {
+    if !can_run_guests("a_guest_that_powers_itself_off_is_not_started_again") {
+        return;
+    }
+    let mut world = World::new(HypervisorKind::Qemu);
+    world.start_agent();
+    let (id, _) = launch(&world, "poweroff");
+    assert_eq!(world.wait_ended(id, 1), EndCause::GuestPowerOff);
+    world.until("QEMU to be gone", || world.qemus(id).is_empty().then_some(()));
+    let reports = world.plane.reports();
+    world.kill_agent();
+    world.start_agent();
+    world.until("a new agent's report", || (world.plane.reports() > reports).then_some(()));
+    assert!(world.qemus(id).is_empty());
+
+    // Once more, while no agent is there to see it.
+    world.change(id, |s| s.run_id = 2);
+    world.until("QEMU", || world.qemus(id).first().copied());
+    world.kill_agent();
+    world.until("the guest to be up", || world.console(id).contains("probe: up").then_some(()));
+    std::thread::sleep(Duration::from_millis(500));
+    world.start_agent();
+    assert_eq!(world.wait_ended(id, 2), EndCause::GuestPowerOff);
+    let phases = world.plane.history(id);
+    assert!(phases.iter().all(|s| s.run_id < 3), "{phases:?}");
+}
+
+#[test]
+fn a_deaf_guest_is_forced_and_a_torn_down_host_counts_as_rebooted() {
+    if !can_run_guests("a_deaf_guest_is_forced_and_a_torn_down_host_counts_as_rebooted") {
+        return;
+    }
+    let mut world = World::new(HypervisorKind::Qemu);
+    world.start_agent();
+    let (deaf, _) = launch(&world, "deaf");
+    world.wait_running(deaf, 1);
+    world.change(deaf, |s| s.desired = PowerState::Stopped);
+    world.wait_for(deaf, "stopping", |s| s.phase == InstancePhase::Stopping);
+    assert_eq!(world.qemus(deaf).len(), 1, "it does not hear");
+    world.change(deaf, |s| s.force_stop = true);
+    assert_eq!(world.wait_ended(deaf, 1), EndCause::Requested);
+
+    let (id, _) = launch(&world, "wait");
+    world.wait_running(id, 1);
+    world.until("the guest is up", || world.console(id).contains("probe: up").then_some(()));
+    let report = world.tear_down();
+    assert_eq!((report.powered_off, report.forced, report.problems.len()), (1, 0, 0), "{report:?}");
+    assert!(world.qemus(id).is_empty());
+    world.start_agent();
+    assert_eq!(world.wait_ended(id, 1), EndCause::HostReboot);
+}
