@@ -8,7 +8,7 @@
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RANGE, TRANSFER_ENCODING,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE, TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -157,7 +157,10 @@ impl S3Front {
     /// Who is asking, and how the body will prove itself.
     async fn admit(&self, parts: &Parts) -> S3Result<Admitted> {
         refuse_what_is_not_served(parts)?;
-        let presigned = parts.uri.query().is_some_and(|query| query.contains("X-Amz-Signature"));
+        let presigned = parts
+            .uri
+            .query()
+            .is_some_and(|query| query.contains("X-Amz-Algorithm=") || query.contains("X-Amz-Signature="));
         let wrong = |error| from_signature(error, presigned);
         let presented = Presented::read(parts).map_err(wrong)?;
         let now = self.0.clock.now();
@@ -385,6 +388,10 @@ fn finish(response: &mut Response<Body>, request_id: &str, is_head: bool, outcom
         response.headers_mut().insert(HeaderName::from_static("x-amz-id-2"), value);
     }
     response.headers_mut().insert(http::header::SERVER, HeaderValue::from_static("Terroir"));
+    // s3s takes no status from HeadObject.
+    if response.status() == StatusCode::OK && response.headers().contains_key(CONTENT_RANGE) {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
     if response.status().is_success() {
         return;
     }

@@ -302,7 +302,6 @@ impl S3Api {
         let selection = select(&head, &parts, input.range, input.part_number)?;
         let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
         let sums = ChecksumFields::of(checksum);
-        let status = if selection.range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         let mut headers = kept_headers(&head);
         let overrides = [
             ("content-type", input.response_content_type),
@@ -322,7 +321,7 @@ impl S3Api {
         if let Some(count) = tag_count(&head) {
             headers.insert("x-amz-tagging-count", HeaderValue::from(count));
         }
-        let mut response = S3Response::with_headers(
+        Ok(S3Response::with_headers(
             HeadObjectOutput {
                 accept_ranges: Some("bytes".to_owned()),
                 checksum_crc32: sums.crc32,
@@ -339,9 +338,7 @@ impl S3Api {
                 ..Default::default()
             },
             headers,
-        );
-        response.status = Some(status);
-        Ok(response)
+        ))
     }
 
     pub(super) async fn delete_object(

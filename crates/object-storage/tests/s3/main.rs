@@ -1,0 +1,11 @@
+//! S3 as a client sees it, against the service in this process; and the backend below it.
+
+mod authentication;
+mod bodies;
+mod checksums;
+mod crash;
+mod harness;
+mod listing;
+mod multipart;
+mod objects;
+mod races;
