@@ -22,8 +22,8 @@ use crate::ops::security_group::referring;
 use crate::ops::subnet::key_id;
 use crate::ops::table_of;
 
-/// Every network section that a host needs.
-pub fn sections_for_host(txn: &Txn, host: HostId) -> Result<HostSpec, Error> {
+/// Names of the network sections that a host needs, without rendering them.
+pub fn section_keys_for_host(txn: &Txn, host: HostId) -> Result<BTreeSet<SectionKey>, Error> {
     let mut keys = BTreeSet::new();
     for (key, _) in txn.peek_range::<HostVpc>(&Key::new(format!("host-vpc/{host}")))? {
         keys.insert(format!("vpc/{}", key.last()));
@@ -37,8 +37,13 @@ pub fn sections_for_host(txn: &Txn, host: HostId) -> Result<HostSpec, Error> {
     for (key, _) in txn.peek_range::<HostInterface>(&Interface::of_host(host))? {
         keys.insert(format!("interface/{}", key.last()));
     }
+    Ok(keys)
+}
+
+/// Every network section that a host needs.
+pub fn sections_for_host(txn: &Txn, host: HostId) -> Result<HostSpec, Error> {
     let mut spec = HostSpec::new();
-    for key in keys {
+    for key in section_keys_for_host(txn, host)? {
         if let Some(section) = render(txn, &key, host)? {
             spec.insert(key, section);
         }
