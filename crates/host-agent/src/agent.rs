@@ -50,7 +50,12 @@ pub async fn run(
         HypervisorKind::Simulated => BTreeMap::new(),
     };
     tasks.spawn(pull(Arc::clone(&options), Arc::clone(&control), events.clone()));
-    tasks.spawn(answer_queries(options.host, options.poll_wait, Arc::clone(&control), Arc::clone(&backends.hypervisor)));
+    tasks.spawn(answer_queries(
+        options.host,
+        options.poll_wait,
+        Arc::clone(&control),
+        Arc::clone(&backends.hypervisor),
+    ));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let reconciler = Reconciler::new(Parts {
         options,
@@ -175,12 +180,7 @@ async fn pull(options: Arc<AgentOptions>, control: Arc<dyn ControlPlane>, events
     }
 }
 
-async fn answer_queries(
-    host: HostId,
-    wait: Duration,
-    control: Arc<dyn ControlPlane>,
-    hypervisor: Arc<dyn Hypervisor>,
-) {
+async fn answer_queries(host: HostId, wait: Duration, control: Arc<dyn ControlPlane>, hypervisor: Arc<dyn Hypervisor>) {
     let permits = Arc::new(Semaphore::new(QUERIES_AT_ONCE));
     let mut backoff = Backoff::new();
     let mut answering = JoinSet::new();
@@ -200,7 +200,8 @@ async fn answer_queries(
             answering.spawn(async move {
                 let id = query.id;
                 let answer = tokio::time::timeout(QUERY_DEADLINE, answer(query, hypervisor.as_ref())).await;
-                let answer = answer.unwrap_or(QueryAnswer::Failed { detail: "the guest did not answer in time".to_owned() });
+                let answer =
+                    answer.unwrap_or(QueryAnswer::Failed { detail: "the guest did not answer in time".to_owned() });
                 if let Err(error) = control.answer(host, id, answer).await
                     && !matches!(error, CrossingError::NotFound(_))
                 {

@@ -41,7 +41,8 @@ impl Check {
 
 /// Looks at the machine; changes nothing.
 pub fn check(options: &AgentOptions) -> Vec<Check> {
-    let mut checks = vec![processor(), root(), program(&options.qemu, "qemu-system-x86"), program(&options.qemu_img, "qemu-utils")];
+    let mut checks =
+        vec![processor(), root(), program(&options.qemu, "qemu-system-x86"), program(&options.qemu_img, "qemu-utils")];
     checks.push(program(Path::new("nft"), "nftables"));
     checks.push(file("tap devices", "/dev/net/tun", "modprobe tun"));
     checks.push(file("network namespaces", "/proc/self/ns/net", "a kernel with CONFIG_NET_NS"));
@@ -122,7 +123,9 @@ fn disk(options: &AgentOptions) -> Check {
     let existing = options.data_dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
     let free = nix::sys::statvfs::statvfs(existing).map(|s| s.blocks_available().saturating_mul(s.fragment_size()));
     match free {
-        Ok(free) if free >= WANTED_DISK_BYTES => Check::good("disk", format!("{} GiB free in {}", free / GIB, existing.display())),
+        Ok(free) if free >= WANTED_DISK_BYTES => {
+            Check::good("disk", format!("{} GiB free in {}", free / GIB, existing.display()))
+        }
         Ok(free) => {
             let verdict = if free > options.volume_reserve_bytes { Verdict::Poor } else { Verdict::Bad };
             let finding = format!("{} MiB free in {}", free >> 20, existing.display());

@@ -207,7 +207,8 @@ fn open_socket(role: &SocketRole) -> nix::Result<OwnedFd> {
 
 /// Whole or not at all, and readable by its owner only: it holds credentials.
 fn replace(path: &Path, snapshot: &GuestSnapshot, owner: u32) -> io::Result<()> {
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     std::os::unix::fs::fchown(&file, Some(owner), None)?;
     file.write_all(&serde_json::to_vec(snapshot)?)?;

@@ -32,8 +32,8 @@ mod reports;
 mod tear_down;
 
 pub use agent::run;
-pub use hypervisor::accelerator::{Accelerator, detect_accelerator};
 pub use bell::Bell;
+pub use hypervisor::accelerator::{Accelerator, detect_accelerator};
 pub use observed::Observed;
 pub use options::{AgentError, AgentOptions};
 pub use record::{InstanceRecord, RunPhase, RunRecord};

@@ -83,7 +83,11 @@ impl Outbox {
     /// The next report. Must be followed by [`Outbox::answered`].
     pub(crate) fn take(&mut self, contents: &Contents) -> HostReport {
         fn pick<K: Ord, V: Clone>(all: &std::collections::BTreeMap<K, V>, some: &BTreeSet<K>, full: bool) -> Vec<V> {
-            if full { all.values().cloned().collect() } else { some.iter().filter_map(|k| all.get(k).cloned()).collect() }
+            if full {
+                all.values().cloned().collect()
+            } else {
+                some.iter().filter_map(|k| all.get(k).cloned()).collect()
+            }
         }
         let full = std::mem::take(&mut self.full);
         self.sequence += 1;
@@ -92,7 +96,8 @@ impl Outbox {
         if facts.is_some() {
             self.sent_facts.clone_from(&facts);
         }
-        let instances: Vec<InstanceStatus> = pick(&contents.instance_statuses, &std::mem::take(&mut self.instances), full);
+        let instances: Vec<InstanceStatus> =
+            pick(&contents.instance_statuses, &std::mem::take(&mut self.instances), full);
         let volumes: Vec<VolumeStatus> = pick(&contents.volume_statuses, &std::mem::take(&mut self.volumes), full);
         let interfaces: Vec<InterfaceStatus> =
             pick(&contents.interface_statuses, &std::mem::take(&mut self.interfaces), full);

@@ -3,7 +3,7 @@
 mod support;
 
 use std::time::Duration;
-use support::guest::{attachment, launch, volume};
+use support::guest::{attachment, interface, launch, volume};
 use support::{World, can_run_guests};
 use terroir_agent_api::*;
 use terroir_types::{OsRandom, ResourceId, VolumeId};
@@ -41,6 +41,7 @@ fn one_guest_through_its_life() {
     assert!(picture.starts_with(b"\x89PNG"), "{:?}", &picture[..8.min(picture.len())]);
 
     hotplug(&world, id);
+    hotplug_interface(&world, id);
 
     // A new agent takes over what runs.
     let qemus = world.qemus(id);
@@ -111,6 +112,79 @@ fn hotplug(world: &World, id: terroir_types::InstanceId) {
     world.put(Section::Volume(volume(other, 4 << 20, None)));
     world.change(id, |s| s.volumes.push(attachment(other, 5)));
     world.wait_for(id, "the second attachment", |s| s.attached.contains(&other));
+}
+
+fn hotplug_interface(world: &World, id: terroir_types::InstanceId) {
+    let (nic, mac, section) = interface(17);
+    world.put(section);
+    world.change(id, |s| s.interfaces.push(InterfaceAttachmentSpec { interface: nic, device_index: 1 }));
+    world.until("the guest to see the interface", || world.console(id).contains(&format!("{mac}/1370")).then_some(()));
+    world.change(id, |s| s.interfaces.clear());
+    world.until("the guest to lose the interface", || {
+        let console = world.console(id);
+        let last = console.rsplit("probe: disks").next()?;
+        (!last.contains(&mac) && last.contains(';')).then_some(())
+    });
+    world.change(id, |s| s.interfaces.push(InterfaceAttachmentSpec { interface: nic, device_index: 1 }));
+    world.until("the guest to see it again", || {
+        world.console(id).rsplit("probe: disks").next()?.contains(&mac).then_some(())
+    });
+}
+
+#[test]
+fn a_run_that_cannot_begin_says_why() {
+    if !can_run_guests("a_run_that_cannot_begin_says_why") {
+        return;
+    }
+    let mut world = World::new(HypervisorKind::Qemu);
+    let (id, _) = launch(&world, "wait");
+    world.change(id, |s| s.machine = Some("pc-q35-0.1".to_owned()));
+    let (other, root) = launch(&world, "wait");
+    let absent =
+        BlobRef { name: "snapshot/absent".to_owned(), sha256: "0".repeat(64), size_bytes: 1, format: BlobFormat::Raw };
+    world.put(Section::Volume(volume(root, 1 << 20, Some(absent))));
+    world.start_agent();
+    for (id, words) in [(id, "unsupported machine type"), (other, "snapshot/absent")] {
+        let cause = world.wait_ended(id, 1);
+        assert!(matches!(&cause, EndCause::StartFailed { detail } if detail.contains(words)), "{cause:?}");
+        assert!(world.qemus(id).is_empty());
+    }
+    world.until("the volume's failure", || {
+        matches!(world.plane.volume(root)?.phase, VolumePhase::Failed { .. }).then_some(())
+    });
+}
+
+#[test]
+fn a_guest_waits_while_the_hosts_disk_is_full() {
+    if !can_run_guests("a_guest_waits_while_the_hosts_disk_is_full") {
+        return;
+    }
+    let mut world = World::new(HypervisorKind::Qemu);
+    std::fs::write(world.dir.path().join("no-reserve"), "").unwrap();
+    let data = world.options().data_dir;
+    world.small_disk = Some(support::SmallDisk::mount(&data, 230 << 20));
+    let (id, _) = launch(&world, "fill");
+    let extra = VolumeId::generate(&OsRandom);
+    world.put(Section::Volume(volume(extra, 100 << 20, None)));
+    world.change(id, |s| s.volumes.push(attachment(extra, 1)));
+    world.start_agent();
+    world.wait_running(id, 1);
+    // Leaves less than the guest is going to write.
+    let ballast = data.join("ballast");
+    let room = support::available(&data);
+    assert!(room > 90 << 20, "{room} bytes left");
+    std::fs::write(&ballast, vec![1; usize::try_from(room - (40 << 20)).unwrap()]).unwrap();
+    world.until("the disk to be full", || (support::available(&data) < 64 << 10).then_some(()));
+    let reports = world.plane.facts();
+    assert!(!world.console(id).contains("probe: filled"), "{reports:?}");
+    assert!(matches!(world.plane.instance(id).unwrap().phase, InstancePhase::Running { .. }));
+    std::fs::remove_file(ballast).unwrap();
+    let sum = world.until("the guest to go on", || {
+        let console = world.console(id);
+        let (_, rest) = console.split_once("probe: filled ")?;
+        rest.split_once("  -").map(|(sum, _)| sum.to_owned())
+    });
+    assert_eq!(sum, "403a7b9a3e787083a111a2db7ee6a37c", "every byte that was written is there");
 }
 
 #[test]

@@ -58,7 +58,12 @@ impl ImageCache {
         }
     }
 
-    pub(super) async fn fetch(&self, blob: &BlobRef, host: HostId, from: &dyn ControlPlane) -> Result<(), StorageError> {
+    pub(super) async fn fetch(
+        &self,
+        blob: &BlobRef,
+        host: HostId,
+        from: &dyn ControlPlane,
+    ) -> Result<(), StorageError> {
         let place = self.files.image(&blob.sha256)?;
         if place.exists() {
             return Ok(());
@@ -114,7 +119,8 @@ impl ImageCache {
         for file in [source, target] {
             std::os::unix::fs::fchown(file, Some(uid), Some(uid)).map_err(StorageError::io("hand over the image"))?;
         }
-        let file = serde_json::json!({ "driver": "file", "filename": format!("/proc/self/fd/{from}"), "locking": "off" });
+        let file =
+            serde_json::json!({ "driver": "file", "filename": format!("/proc/self/fd/{from}"), "locking": "off" });
         let image = serde_json::json!({ "driver": driver, "backing": null, "file": file });
         let mut command = Command::new(&self.qemu_img);
         command.args(["convert", "-q", "-n", "--target-is-zero", "-O", "raw", &format!("json:{image}")]);

@@ -27,7 +27,9 @@ fn choose(cpuinfo: &str, device: Result<(), String>) -> Accelerator {
     let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
     let virtualization = flags.split_ascii_whitespace().find(|flag| matches!(*flag, "vmx" | "svm"));
     match (virtualization, device) {
-        (Some(flag), Ok(())) => Accelerator { kind: "kvm", reason: format!("the processor has {flag} and /dev/kvm opens") },
+        (Some(flag), Ok(())) => {
+            Accelerator { kind: "kvm", reason: format!("the processor has {flag} and /dev/kvm opens") }
+        }
         (None, _) => Accelerator {
             kind: "tcg",
             reason: "the processor shows neither vmx nor svm: switch virtualization on in the firmware, \

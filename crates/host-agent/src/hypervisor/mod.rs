@@ -31,7 +31,9 @@ pub enum Applied {
         machine: Option<String>,
     },
     /// Begun, and waiting for the guest; to be looked at again in a while.
-    Pending { detail: String },
+    Pending {
+        detail: String,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]

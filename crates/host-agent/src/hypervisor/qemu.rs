@@ -21,11 +21,11 @@ use super::monitor::Monitor;
 use super::process::{self, Descent, PidFd, start_ticks};
 use super::{Applied, Hypervisor, HypervisorError, console};
 use crate::AgentOptions;
+use crate::bell::Bell;
 use crate::host_storage::DiskFiles;
 use crate::network::HostNetwork;
 use crate::observed::{GuestObservation, GuestProcess, ObjectKey};
 use crate::plan::{InterfaceOrder, Op, StartOrder};
-use crate::bell::Bell;
 use crate::record::{InstanceRecord, ProcessId};
 
 /// QEMU that did not even greet by then is given up.
@@ -119,7 +119,12 @@ impl Qemu {
     }
 
     /// The monitor of one process, connected if need be.
-    async fn monitor(&self, instance: InstanceId, run_id: RunId, deadline: Duration) -> Result<Arc<Monitor>, HypervisorError> {
+    async fn monitor(
+        &self,
+        instance: InstanceId,
+        run_id: RunId,
+        deadline: Duration,
+    ) -> Result<Arc<Monitor>, HypervisorError> {
         let known = self.lock().guest(instance, run_id).map(|g| g.monitor.clone());
         match known {
             None => return Err(HypervisorError::NotRunning(instance)),
@@ -175,7 +180,8 @@ impl Qemu {
         if let Err(error) = connected {
             let ended = self.end(section.id, process).await;
             let detail = ended.err().map_or(String::new(), |e| format!(" ({e})"));
-            return Err(HypervisorError::Exited(self.last_words(section.id, &format!("{error}{detail}"))));
+            let seen = self.exit_detail(section.id, run_id).await;
+            return Err(HypervisorError::Exited(seen.unwrap_or_else(|| format!("{error}{detail}"))));
         }
         Ok(Applied::Started { process, machine: Some(order.machine.clone().unwrap_or(DEFAULT_MACHINE.to_owned())) })
     }
@@ -191,7 +197,8 @@ impl Qemu {
         let monitor = listen(dir)?;
         let log = console::begin(&dir.join("qemu.log")).map_err(HypervisorError::io("open qemu.log"))?;
         let serial = console::begin(&dir.join("console.log")).map_err(HypervisorError::io("open console.log"))?;
-        let mut fds = Descriptors { monitor: hold(monitor.into()), console: hold(serial.into()), ..Descriptors::default() };
+        let mut fds =
+            Descriptors { monitor: hold(monitor.into()), console: hold(serial.into()), ..Descriptors::default() };
         if let Some(boot) = &section.direct_boot {
             fds.kernel = Some(hold(self.files.open_blob(&boot.kernel)?));
             fds.initrd = boot.initrd.as_ref().map(|blob| self.files.open_blob(blob)).transpose()?.map(&mut hold);
@@ -233,6 +240,18 @@ impl Qemu {
         Ok(opened.map_err(|e| HypervisorError::Unfit(format!("open the tap: {e}")))??)
     }
 
+    /// How the run's process ended, as soon as its watch has seen it.
+    async fn exit_detail(&self, instance: InstanceId, run_id: RunId) -> Option<String> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(1);
+        loop {
+            let seen = self.lock().exits.get(&instance).filter(|(run, _)| *run == run_id).map(|(_, d)| d.clone());
+            if seen.is_some() || tokio::time::Instant::now() >= deadline {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     fn last_words(&self, instance: InstanceId, otherwise: &str) -> String {
         last_words(&self.dir(instance), otherwise)
     }
@@ -249,7 +268,9 @@ impl Qemu {
             return Ok(Applied::Done);
         }
         match pidfd.kill() {
-            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => return Err(HypervisorError::io("kill QEMU")(error)),
+            Err(error) if error.raw_os_error() != Some(nix::libc::ESRCH) => {
+                return Err(HypervisorError::io("kill QEMU")(error));
+            }
             _ => {}
         }
         match tokio::time::timeout(QUIT_DEADLINE, pidfd.ended()).await {
@@ -308,7 +329,9 @@ impl Hypervisor for Qemu {
         };
         let mut monitor = None;
         if let Some(process) = processes.iter().find(|p| Some(p.run_id) == run_id) {
-            let state = async { Ok::<_, HypervisorError>(self.monitor(instance, process.run_id, CONNECT_DEADLINE).await?.state().await?) };
+            let state = async {
+                Ok::<_, HypervisorError>(self.monitor(instance, process.run_id, CONNECT_DEADLINE).await?.state().await?)
+            };
             match state.await {
                 Ok(state) => monitor = Some(state),
                 Err(error) => {
@@ -342,17 +365,21 @@ impl Hypervisor for Qemu {
             }
             Op::AttachVolume { instance, attachment, file } => {
                 check_slot(attachment.slot)?;
+                check_has_port(attachment.slot, "the root volume")?;
                 let disk = self.files.open(attachment.volume, file)?;
                 self.current_monitor(*instance).await?.attach_volume(attachment, file, disk).await?;
                 Ok(Applied::Done)
             }
-            Op::DetachVolume { instance, volume } => self.current_monitor(*instance).await?.detach_volume(*volume).await,
+            Op::DetachVolume { instance, volume } => {
+                self.current_monitor(*instance).await?.detach_volume(*volume).await
+            }
             Op::ResizeVolume { instance, volume, size_bytes } => {
                 self.current_monitor(*instance).await?.resize(*volume, *size_bytes).await?;
                 Ok(Applied::Done)
             }
             Op::AttachInterface { instance, order } => {
                 check_index(order.attachment.device_index)?;
+                check_has_port(order.attachment.device_index, "the primary interface")?;
                 let tap = self.open_tap(order).await?;
                 self.current_monitor(*instance).await?.attach_interface(order, tap).await?;
                 Ok(Applied::Done)
@@ -424,7 +451,9 @@ async fn watch(
 fn last_words(dir: &Path, how: &str) -> String {
     let log = console::tail(&dir.join("qemu.log")).ok().flatten().unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
-    match log.lines().rev().find(|line| !line.trim().is_empty()) {
+    let mut lines = log.lines().rev().filter(|line| !line.trim().is_empty());
+    // A hint about usage may follow what went wrong.
+    match lines.clone().find(|line| line.starts_with("qemu-system-")).or_else(|| lines.next()) {
         Some(line) => format!("{how}: {}", line.trim().chars().take(300).collect::<String>()),
         None => how.to_owned(),
     }
@@ -468,6 +497,13 @@ fn check_slot(slot: u8) -> Result<(), HypervisorError> {
         return Ok(());
     }
     Err(HypervisorError::Unfit(format!("volume slot {slot} does not exist (0 to {MAX_VOLUME_SLOT})")))
+}
+
+fn check_has_port(place: u8, what: &str) -> Result<(), HypervisorError> {
+    if place > 0 {
+        return Ok(());
+    }
+    Err(HypervisorError::Unfit(format!("{what} cannot be attached while the instance runs")))
 }
 
 fn check_index(index: u8) -> Result<(), HypervisorError> {

@@ -144,9 +144,10 @@ async fn read_lines(mut lines: BufReader<OwnedReadHalf>, pending: Pending, on_ev
             on_event(QmpEvent { name, data: message["data"].take() });
             continue;
         }
-        let waiting = message.get("id").and_then(Value::as_u64).and_then(|id| {
-            pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id)
-        });
+        let waiting = message
+            .get("id")
+            .and_then(Value::as_u64)
+            .and_then(|id| pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
         let Some(waiting) = waiting else { continue };
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let answer = match message.get("error") {

@@ -35,10 +35,7 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Reads every whole record in order.
-    pub(super) fn open(
-        path: &Path,
-        mut each: impl FnMut(&[u8]) -> Result<(), String>,
-    ) -> Result<Self, AgentError> {
+    pub(super) fn open(path: &Path, mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<Self, AgentError> {
         let dir = parent(path);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(AgentError::io("create", dir))?;
         let lock = lock(path)?;
@@ -145,13 +142,16 @@ fn header(path: &Path, bytes: &[u8]) -> Result<usize, AgentError> {
     });
     Err(match version {
         Some(found) => AgentError::NewerLedger { path: path.to_owned(), found },
-        None => AgentError::DamagedLedger { path: path.to_owned(), detail: "it does not begin like a ledger".to_owned() },
+        None => {
+            AgentError::DamagedLedger { path: path.to_owned(), detail: "it does not begin like a ledger".to_owned() }
+        }
     })
 }
 
 fn frame(payload: &[u8]) -> Result<Vec<u8>, AgentError> {
     let too_large = || AgentError::Unfit(format!("a ledger record of {} bytes is too large", payload.len()));
-    let length = u32::try_from(payload.len()).ok().filter(|l| *l as usize <= MAX_PAYLOAD_BYTES).ok_or_else(too_large)?;
+    let length =
+        u32::try_from(payload.len()).ok().filter(|l| *l as usize <= MAX_PAYLOAD_BYTES).ok_or_else(too_large)?;
     let mut record = Vec::with_capacity(FRAME_BYTES + payload.len());
     record.extend_from_slice(&length.to_le_bytes());
     record.extend_from_slice(&check(payload));

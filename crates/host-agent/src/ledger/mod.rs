@@ -124,7 +124,8 @@ impl Ledger {
     }
 
     async fn compact_if_due(&mut self) -> Result<(), AgentError> {
-        let due = self.journal.as_ref().is_some_and(|j| j.appended_bytes() > COMPACT_ABOVE_BYTES.max(3 * j.live_bytes()));
+        let due =
+            self.journal.as_ref().is_some_and(|j| j.appended_bytes() > COMPACT_ABOVE_BYTES.max(3 * j.live_bytes()));
         if due { self.compact().await } else { Ok(()) }
     }
 

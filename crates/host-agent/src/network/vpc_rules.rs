@@ -5,10 +5,10 @@
 //! its groups' egress rules), `ingress` (the receiver's groups), `leaving` (only mapped addresses leave the VPC).
 //! IPv6 has the same sets and rules; a guest without an assigned IPv6 address cannot send any.
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use terroir_agent_api::{Peer, Route, RouteTarget, Rule, Traffic};
 use terroir_types::SecurityGroupId;
 
@@ -489,10 +489,89 @@ fn traffic_match(traffic: Traffic, family: Family) -> Option<String> {
     }
 }
 
-/// Whether an address is one that a guest may not reach through the link to the host.
+/// What no guest reaches through the link to the host: its own addresses, the operator's `egress_deny`, the links'
+/// addresses, and what means nothing beyond one link (on rented machines the hoster's own metadata service is there).
 pub fn denied_networks(own: &BTreeSet<IpAddr>, egress_deny: &[IpNet], edge_pool: Ipv4Net) -> Vec<IpNet> {
+    let link_local = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(169, 254, 0, 0), 16)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10)),
+    ];
     let mut nets: BTreeSet<IpNet> = own.iter().map(|address| IpNet::from(*address)).collect();
     nets.extend(egress_deny.iter().map(IpNet::trunc));
+    nets.extend(link_local);
     nets.insert(edge_pool.trunc().into());
     nets.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::live::rig;
+    use crate::network::vpc::sort;
+    use terroir_agent_api::{HostSpec, Section};
+
+    /// A ruleset with one of everything, as the script that makes it; rewrite it with `UPDATE_GOLDEN=1`.
+    #[test]
+    fn golden_script() {
+        let cidr = |text: &str| Peer::Cidr(text.parse().unwrap());
+        let mut web = rig::interface(1, 11, &[1, 2]);
+        web.public_address = Some("198.51.100.10".parse().unwrap());
+        web.addresses.push("2001:db8::b".parse().unwrap());
+        web.source_dest_check = false;
+        let mut spec = HostSpec::new();
+        for section in [
+            rig::vpc(1),
+            rig::group(
+                1,
+                1,
+                &[
+                    (Traffic::Tcp { from: 22, to: 22 }, cidr("0.0.0.0/0")),
+                    (Traffic::Tcp { from: 0, to: 65_535 }, cidr("10.0.0.0/8")),
+                    (Traffic::Udp { from: 53, to: 53 }, cidr("10.0.0.0/16")),
+                    (Traffic::Tcp { from: 443, to: 443 }, cidr("::/0")),
+                    (Traffic::Icmp { kind: Some(8), code: None }, cidr("0.0.0.0/0")),
+                    (Traffic::Icmp { kind: Some(3), code: Some(4) }, cidr("0.0.0.0/0")),
+                    (Traffic::IcmpV6 { kind: None, code: None }, cidr("2001:db8::/32")),
+                    (Traffic::Protocol(47), cidr("192.0.2.7/32")),
+                    (Traffic::All, Peer::Group(rig::group_id(2))),
+                    (Traffic::Icmp { kind: Some(8), code: Some(0) }, Peer::Group(rig::group_id(2))),
+                    (Traffic::Udp { from: 1000, to: 2000 }, Peer::Group(rig::group_id(9))),
+                ],
+                &[(Traffic::All, cidr("0.0.0.0/0"))],
+            ),
+            rig::group(2, 1, &[], &[]),
+            rig::members(2, 1, &["10.0.0.11", "2001:db8::b"]),
+            Section::Interface(web),
+        ] {
+            spec.insert(section.key(), section);
+        }
+        let sorted = sort(&spec);
+        let surroundings = Surroundings {
+            link_address: "169.254.96.2".parse().unwrap(),
+            denied: denied_networks(
+                &["203.0.113.1".parse().unwrap()].into(),
+                &["192.168.0.0/16".parse().unwrap()],
+                "100.64.0.0/30".parse().unwrap(),
+            ),
+            guest_mtu: 1370,
+        };
+        let script = vpc_ruleset(&sorted.vpcs[&rig::vpc_id(1)], &surroundings).replacement();
+        rig::compare_with_golden("vpc_rules.nft", &script);
+    }
+
+    #[test]
+    fn icmp_spans_become_types_and_codes() {
+        for (first, last, expected) in [
+            (0, 0xffff, "0-255.0-255"),
+            (0x0800, 0x08ff, "8.0-255"),
+            (0x0304, 0x0304, "3.4"),
+            (0x0304, 0x0504, "3.4-255 4.0-255 5.0-4"),
+        ] {
+            let texts: Vec<String> = by_type(Span::new(first, last))
+                .iter()
+                .map(|(kind, code)| format!("{}.{}", range(kind.first, kind.last), range(code.first, code.last)))
+                .collect();
+            assert_eq!(texts.join(" "), expected);
+        }
+    }
 }

@@ -111,11 +111,7 @@ impl<'a> Planner<'a> {
         let now = self.observed.now;
         let Some(stop) = run.stop else {
             self.record(id, RecordChange::StopPressed);
-            self.push(if force {
-                Op::EndProcess { instance: id, process }
-            } else {
-                Op::PowerDown { instance: id }
-            });
+            self.push(if force { Op::EndProcess { instance: id, process } } else { Op::PowerDown { instance: id } });
             self.wake(now.plus(self.deadlines.press_again));
             return;
         };

@@ -122,10 +122,17 @@ pub enum Op {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecordChange {
     /// A hypervisor was found that the ledger only intended, or never heard of.
-    Adopted { process: GuestProcess },
-    Ended { run_id: RunId, cause: EndCause },
+    Adopted {
+        process: GuestProcess,
+    },
+    Ended {
+        run_id: RunId,
+        cause: EndCause,
+    },
     StopPressed,
-    RebootPressed { count: u64 },
+    RebootPressed {
+        count: u64,
+    },
 }
 
 /// All that starting a guest needs.
@@ -272,11 +279,7 @@ impl<'a> Planner<'a> {
             Some(BlobState::Present) => return Readiness::Ready,
             Some(BlobState::Failed(failure)) if failure.retry_at > self.observed.now => {
                 self.wake(failure.retry_at);
-                return if failure.lasting {
-                    Readiness::Hopeless(failure.detail.clone())
-                } else {
-                    Readiness::Waiting
-                };
+                return if failure.lasting { Readiness::Hopeless(failure.detail.clone()) } else { Readiness::Waiting };
             }
             Some(BlobState::Failed(_)) | None => {}
         }

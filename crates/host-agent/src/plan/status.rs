@@ -33,7 +33,13 @@ pub fn instance_status(spec: &HostSpec, observed: &Observed, id: InstanceId) -> 
     let machine = run.and_then(|r| r.machine.clone()).or_else(|| section.and_then(|s| s.machine.clone()));
     let reboot_count = run.map_or_else(|| section.map_or(0, |s| s.reboot_count), |r| r.reboot_count);
     if section.is_some_and(|s| s.desired == PowerState::Terminated) && record.is_some_and(|r| r.purged) {
-        return Some(InstanceReport { run_id, phase: InstancePhase::Gone, machine, attached: BTreeSet::new(), reboot_count });
+        return Some(InstanceReport {
+            run_id,
+            phase: InstancePhase::Gone,
+            machine,
+            attached: BTreeSet::new(),
+            reboot_count,
+        });
     }
     let current = run.filter(|r| r.run_id == run_id);
     let phase = current.map_or(InstancePhase::Preparing, |run| run_phase(run, section));

@@ -60,7 +60,9 @@ impl World {
             metadata: metadata(),
         };
         let mut spec = HostSpec::new();
-        for section in [host(), Section::Volume(volume), interface_section(interface), Section::Instance(Box::new(section))] {
+        for section in
+            [host(), Section::Volume(volume), interface_section(interface), Section::Instance(Box::new(section))]
+        {
             spec.insert(section.key(), section);
         }
         let observed = Observed {
@@ -271,7 +273,11 @@ fn starting() {
     let w = World::new;
     let start = "start 3 on any machine with 1 disks, 1 nics";
     check("all is there", &w(), start);
-    check("kept machine", &w().change(|w| w.section().machine = Some("pc-q35-9.0".to_owned())), "start 3 on pc-q35-9.0 with 1 disks, 1 nics");
+    check(
+        "kept machine",
+        &w().change(|w| w.section().machine = Some("pc-q35-9.0".to_owned())),
+        "start 3 on pc-q35-9.0 with 1 disks, 1 nics",
+    );
     check("the next run", &w().with_run(2, ended(EndCause::Requested)), "start 3 on pc-q35-7.2 with 1 disks, 1 nics");
     check("not the same run again", &w().with_run(3, ended(EndCause::GuestPowerOff)), "");
     check("nor an older one", &w().with_run(4, ended(EndCause::GuestPowerOff)), "");
@@ -282,23 +288,45 @@ fn starting() {
         w.observed.space.available = 100;
     }), "ended 3 start failed: volume vol-0a2386d5a05c3e9d6: the host's disk is full: 0 MiB are left, and 0 MiB are kept for the cloud's own state"
         .replace("vol-0a2386d5a05c3e9d6", &w().root.to_string()).as_str());
-    check("image still on its way", &w().change(|w| {
-        w.observed.volumes.clear();
-        w.observed.blobs = [(blob("image").sha256, BlobState::Failed(failed(false, NOW.plus(Duration::from_secs(1)))))].into();
-    }), "");
-    check("image due again", &w().change(|w| {
-        w.observed.volumes.clear();
-        w.observed.blobs = [(blob("image").sha256, BlobState::Failed(failed(false, NOW)))].into();
-    }), "fetch image");
+    check(
+        "image still on its way",
+        &w().change(|w| {
+            w.observed.volumes.clear();
+            w.observed.blobs =
+                [(blob("image").sha256, BlobState::Failed(failed(false, NOW.plus(Duration::from_secs(1)))))].into();
+        }),
+        "",
+    );
+    check(
+        "image due again",
+        &w().change(|w| {
+            w.observed.volumes.clear();
+            w.observed.blobs = [(blob("image").sha256, BlobState::Failed(failed(false, NOW)))].into();
+        }),
+        "fetch image",
+    );
     check("interface not ready", &w().change(|w| w.observed.interfaces.clear()), "");
     check("guest-services not told", &w().change(|w| w.observed.announced.clear()), "");
     check("no host section", &w().change(|w| drop(w.spec.remove("host"))), "");
-    check("disk held by another guest", &w().change(|w| drop(w.observed.disk_holders.insert(w.root, [id(9)].into()))), "");
-    check("kernel and user data are fetched together", &w().change(|w| {
-        w.section().direct_boot = Some(DirectBoot { kernel: blob("kernel"), initrd: None, command_line: String::new() });
-        w.section().metadata.user_data = Some(blob("data"));
-    }), "fetch kernel; fetch data");
-    check("nothing to boot from", &w().change(|w| w.section().volumes.clear()), "ended 3 start failed: no volume to boot from");
+    check(
+        "disk held by another guest",
+        &w().change(|w| drop(w.observed.disk_holders.insert(w.root, [id(9)].into()))),
+        "",
+    );
+    check(
+        "kernel and user data are fetched together",
+        &w().change(|w| {
+            w.section().direct_boot =
+                Some(DirectBoot { kernel: blob("kernel"), initrd: None, command_line: String::new() });
+            w.section().metadata.user_data = Some(blob("data"));
+        }),
+        "fetch kernel; fetch data",
+    );
+    check(
+        "nothing to boot from",
+        &w().change(|w| w.section().volumes.clear()),
+        "ended 3 start failed: no volume to boot from",
+    );
 }
 
 #[test]
@@ -308,13 +336,25 @@ fn a_run_is_begun_at_most_once() {
     check("killed between intent and start", &w().with_run(3, RunPhase::Intended), interrupted);
     check("killed after the start", &w().with_run(3, RunPhase::Intended).with_process(3), "adopt 3");
     check("ledger lost", &w().with_process(3), "adopt 3");
-    check("late child of a dead agent", &w().with_run(3, ended(EndCause::Requested)).with_process(3), "end process of 3");
+    check(
+        "late child of a dead agent",
+        &w().with_run(3, ended(EndCause::Requested)).with_process(3),
+        "end process of 3",
+    );
     check("two processes", &w().running().with_process(2), "end process of 2");
-    check("unknown to the spec, left alone", &w().running().change(|w| drop(w.spec.remove(&format!("instance/{}", w.instance)))), "");
-    check("unknown to the spec, ended", &w().with_run(3, started()).change(|w| {
-        w.spec.remove(&format!("instance/{}", w.instance));
-        w.observed.guests.clear();
-    }), "ended 3 died: its process is gone");
+    check(
+        "unknown to the spec, left alone",
+        &w().running().change(|w| drop(w.spec.remove(&format!("instance/{}", w.instance)))),
+        "",
+    );
+    check(
+        "unknown to the spec, ended",
+        &w().with_run(3, started()).change(|w| {
+            w.spec.remove(&format!("instance/{}", w.instance));
+            w.observed.guests.clear();
+        }),
+        "ended 3 died: its process is gone",
+    );
 }
 
 #[test]
@@ -322,19 +362,37 @@ fn ending() {
     let w = || World::new().running();
     check("nothing to do", &w(), "");
     check("monitor silent", &w().change(|w| w.guest().monitor = None), "");
-    check("QEMU died", &w().change(|w| {
-        w.observed.guests.clear();
-        w.guest().exit_detail = Some("signal: 9".to_owned());
-    }), "ended 3 died: signal: 9");
-    check("host rebooted", &w().change(|w| {
-        w.observed.guests.clear();
-        w.run().boot_id = "boot-before".to_owned();
-    }), "ended 3 HostReboot");
-    check("guest powered off", &w().change(|w| w.status(GuestStatus::PoweredOff)), "ended 3 GuestPowerOff; end process of 3");
-    check("virtual processor stuck", &w().change(|w| w.status(GuestStatus::Broken)), "ended 3 died: the virtual processor cannot go on; end process of 3");
+    check(
+        "QEMU died",
+        &w().change(|w| {
+            w.observed.guests.clear();
+            w.guest().exit_detail = Some("signal: 9".to_owned());
+        }),
+        "ended 3 died: signal: 9",
+    );
+    check(
+        "host rebooted",
+        &w().change(|w| {
+            w.observed.guests.clear();
+            w.run().boot_id = "boot-before".to_owned();
+        }),
+        "ended 3 HostReboot",
+    );
+    check(
+        "guest powered off",
+        &w().change(|w| w.status(GuestStatus::PoweredOff)),
+        "ended 3 GuestPowerOff; end process of 3",
+    );
+    check(
+        "virtual processor stuck",
+        &w().change(|w| w.status(GuestStatus::Broken)),
+        "ended 3 died: the virtual processor cannot go on; end process of 3",
+    );
 
     let stop = || w().change(|w| w.section().desired = PowerState::Stopped);
-    let stopping = |at, pressed| stop().change(move |w| w.run().stop = Some(StopRequest { at: ago(at), pressed_at: ago(pressed) }));
+    let stopping = |at, pressed| {
+        stop().change(move |w| w.run().stop = Some(StopRequest { at: ago(at), pressed_at: ago(pressed) }))
+    };
     check("stop", &stop(), "note stop; press");
     check("forced stop", &stop().change(|w| w.section().force_stop = true), "note stop; end process of 3");
     check("waiting for the guest", &stopping(5, 5), "");
@@ -342,7 +400,11 @@ fn ending() {
     check("force later", &stopping(5, 5).change(|w| w.section().force_stop = true), "end process of 3");
     check("deadline", &stopping(60, 5), "end process of 3");
     check("paused guests cannot stop", &stopping(5, 5).change(|w| w.status(GuestStatus::DiskFull)), "resume");
-    check("off as asked", &stopping(5, 5).change(|w| w.status(GuestStatus::PoweredOff)), "ended 3 Requested; end process of 3");
+    check(
+        "off as asked",
+        &stopping(5, 5).change(|w| w.status(GuestStatus::PoweredOff)),
+        "ended 3 Requested; end process of 3",
+    );
     check("gone as asked", &stopping(5, 5).change(|w| w.observed.guests.clear()), "ended 3 Requested");
     check("a newer run waits for the end of this one", &w().change(|w| w.section().run_id = 4), "note stop; press");
 
@@ -350,7 +412,11 @@ fn ending() {
     check("terminate", &terminate(w()), "note stop; press");
     check("terminated", &terminate(World::new().with_run(3, ended(EndCause::Requested))), "purge");
     check("terminated before it ran", &terminate(World::new()), "ended 3 Requested; purge");
-    check("stopped before it ran", &World::new().change(|w| w.section().desired = PowerState::Stopped), "ended 3 Requested");
+    check(
+        "stopped before it ran",
+        &World::new().change(|w| w.section().desired = PowerState::Stopped),
+        "ended 3 Requested",
+    );
     let purged = terminate(World::new().with_run(3, ended(EndCause::Requested)))
         .change(|w| w.observed.records.get_mut(&w.instance).unwrap().purged = true);
     check("purged", &purged, "");
@@ -363,64 +429,101 @@ fn while_it_runs() {
     let with_extra = || {
         w().change(|w| {
             w.section().volumes.push(attachment(extra, 5));
-            let section = VolumeSection { id: extra, epoch: 1, desired: Desired::Present, size_bytes: 50, source: None };
+            let section =
+                VolumeSection { id: extra, epoch: 1, desired: Desired::Present, size_bytes: 50, source: None };
             w.spec.insert(format!("volume/{extra}"), Section::Volume(section));
             w.observed.volumes.insert(extra, on_disk(50));
         })
     };
     check("attach", &with_extra(), "attach at 5");
-    check("not while another guest has it", &with_extra().change(|w| drop(w.observed.disk_holders.insert(extra, [id(9)].into()))), "");
+    check(
+        "not while another guest has it",
+        &with_extra().change(|w| drop(w.observed.disk_holders.insert(extra, [id(9)].into()))),
+        "",
+    );
     check("grow what it holds", &w().change(|w| w.volume().size_bytes = 200), "resize 200");
-    check("detach", &w().change(|w| {
-        let monitor = w.guest().monitor.as_mut().unwrap();
-        monitor.volumes.insert(extra);
-        monitor.open_disks.insert(extra, 50);
-    }), "detach");
-    check("close what a finished detach left open", &w().change(|w| drop(w.guest().monitor.as_mut().unwrap().open_disks.insert(extra, 50))), "detach");
+    check(
+        "detach",
+        &w().change(|w| {
+            let monitor = w.guest().monitor.as_mut().unwrap();
+            monitor.volumes.insert(extra);
+            monitor.open_disks.insert(extra, 50);
+        }),
+        "detach",
+    );
+    check(
+        "close what a finished detach left open",
+        &w().change(|w| _ = w.guest().monitor.as_mut().unwrap().open_disks.insert(extra, 50)),
+        "detach",
+    );
     check("nic attach", &w().change(|w| w.guest().monitor.as_mut().unwrap().interfaces.clear()), "attach nic");
     check("nic detach", &w().change(|w| w.section().interfaces.clear()), "detach nic");
     check("disk full", &w().change(|w| w.status(GuestStatus::DiskFull)), "resume");
-    check("disk still full", &w().change(|w| {
-        w.status(GuestStatus::DiskFull);
-        w.observed.space.available = 10;
-    }), "");
+    check(
+        "disk still full",
+        &w().change(|w| {
+            w.status(GuestStatus::DiskFull);
+            w.observed.space.available = 10;
+        }),
+        "",
+    );
     check("only what grows is paused", &w().change(|w| w.observed.space.available = 10), "");
-    check("pause before the reserve is gone", &w().change(|w| {
-        w.observed.space.available = 10;
-        w.observed.volumes.get_mut(&w.root).unwrap().growing = true;
-    }), "pause");
+    check(
+        "pause before the reserve is gone",
+        &w().change(|w| {
+            w.observed.space.available = 10;
+            w.observed.volumes.get_mut(&w.root).unwrap().growing = true;
+        }),
+        "pause",
+    );
 
     let reboot = || w().change(|w| w.section().reboot_count = 1);
-    let rebooting = |at, pressed| reboot().change(move |w| w.run().reboot = Some(RebootRequest { count: 1, at: ago(at), pressed_at: ago(pressed) }));
+    let rebooting = |at, pressed| {
+        reboot()
+            .change(move |w| w.run().reboot = Some(RebootRequest { count: 1, at: ago(at), pressed_at: ago(pressed) }))
+    };
     check("reboot", &reboot(), "note reboot 1; press");
     check("shutting down", &rebooting(5, 5), "");
     check("press again", &rebooting(15, 10), "note reboot 1; press");
     check("down, and up again", &rebooting(5, 5).change(|w| w.status(GuestStatus::PoweredOff)), "reset 1");
-    check("two reboots in one", &rebooting(5, 5).change(|w| {
-        w.status(GuestStatus::PoweredOff);
-        w.section().reboot_count = 2;
-    }), "reset 2");
+    check(
+        "two reboots in one",
+        &rebooting(5, 5).change(|w| {
+            w.status(GuestStatus::PoweredOff);
+            w.section().reboot_count = 2;
+        }),
+        "reset 2",
+    );
     check("a guest that does not hear", &rebooting(60, 5), "reset 1");
     check("done", &reboot().change(|w| w.run().reboot_count = 1), "");
 }
 
 #[test]
 fn volumes() {
-    let w = || World::new().change(|w| w.section().desired = PowerState::Stopped).with_run(3, ended(EndCause::Requested));
+    let w =
+        || World::new().change(|w| w.section().desired = PowerState::Stopped).with_run(3, ended(EndCause::Requested));
     check("nothing to do", &w(), "");
     check("grow", &w().change(|w| w.volume().size_bytes = 300), "grow 300");
     check("never shrink", &w().change(|w| w.volume().size_bytes = 50), "");
     check("delete", &w().change(|w| w.volume().desired = Desired::Deleted), "delete");
     check("not while a run may hold it", &World::new().running().change(|w| w.volume().desired = Desired::Deleted), "");
     check("never because the spec is silent", &w().change(|w| drop(w.spec.remove(&format!("volume/{}", w.root)))), "");
-    check("failed, not due", &w().change(|w| {
-        let failure = Some(failed(false, NOW.plus(Duration::from_secs(3))));
-        w.observed.volumes.insert(w.root, VolumeObservation { failure, ..VolumeObservation::default() });
-    }), "");
-    check("failed, due", &w().change(|w| {
-        let failure = Some(failed(true, NOW));
-        w.observed.volumes.insert(w.root, VolumeObservation { failure, ..VolumeObservation::default() });
-    }), "create 100 from image");
+    check(
+        "failed, not due",
+        &w().change(|w| {
+            let failure = Some(failed(false, NOW.plus(Duration::from_secs(3))));
+            w.observed.volumes.insert(w.root, VolumeObservation { failure, ..VolumeObservation::default() });
+        }),
+        "",
+    );
+    check(
+        "failed, due",
+        &w().change(|w| {
+            let failure = Some(failed(true, NOW));
+            w.observed.volumes.insert(w.root, VolumeObservation { failure, ..VolumeObservation::default() });
+        }),
+        "create 100 from image",
+    );
 }
 
 #[test]

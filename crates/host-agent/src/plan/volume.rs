@@ -8,15 +8,11 @@ impl Planner<'_> {
         let nothing = VolumeObservation::default();
         let seen = self.observed.volumes.get(&section.id).unwrap_or(&nothing);
         match &seen.file {
-            Some(_) if !is_wanted(section.desired) => {
-                if !self.is_held(section.id) {
-                    self.push(Op::DeleteVolume { volume: section.id });
-                }
+            Some(_) if !is_wanted(section.desired) && !self.is_held(section.id) => {
+                self.push(Op::DeleteVolume { volume: section.id });
             }
-            Some(file) if file.size_bytes < section.size_bytes && self.may_try(seen) => {
-                if !self.is_held(section.id) {
-                    self.push(Op::GrowVolume { volume: section.id, size_bytes: section.size_bytes });
-                }
+            Some(file) if file.size_bytes < section.size_bytes && !self.is_held(section.id) && self.may_try(seen) => {
+                self.push(Op::GrowVolume { volume: section.id, size_bytes: section.size_bytes });
             }
             None if is_wanted(section.desired) && self.may_try(seen) && self.observed.space.takes_more() => {
                 let source = section.source.clone();

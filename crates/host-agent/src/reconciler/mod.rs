@@ -223,7 +223,8 @@ impl Reconciler {
         if now >= self.next_resync {
             self.everything = true;
             let tight = self.observed.space.available < 2 * self.observed.space.reserve;
-            let interval = if tight { TIGHT_RESYNC.min(self.options.resync_interval) } else { self.options.resync_interval };
+            let interval =
+                if tight { TIGHT_RESYNC.min(self.options.resync_interval) } else { self.options.resync_interval };
             self.next_resync = now.plus(interval);
         }
         if self.wake_at.is_some_and(|at| at <= now) {
@@ -307,12 +308,10 @@ impl Reconciler {
         }
         let spec = self.ledger.contents().spec.clone();
         let storage = Arc::clone(&self.storage);
-        let user_data = |blob: &terroir_agent_api::BlobRef| {
-            storage.has_blob(blob).then(|| storage.read_blob(blob).ok()).flatten()
-        };
+        let user_data =
+            |blob: &terroir_agent_api::BlobRef| storage.has_blob(blob).then(|| storage.read_blob(blob).ok()).flatten();
         let described = crate::guest_snapshot::guest_snapshot(&spec, &self.credentials, user_data);
         let (snapshot, announced) = described.map_or((None, BTreeSet::new()), |(s, a)| (Some(s), a));
         jobs.send_replace(Some(NetworkJob { spec, snapshot, announced }));
     }
-
 }

@@ -30,11 +30,14 @@ impl Reconciler {
             let volumes = self.storage.survey().unwrap_or_default();
             let unnamed = volumes.iter().filter(|id| !keys.contains(&ObjectKey::Volume(**id))).count();
             if unnamed > 0 {
-                let told = format!("{unnamed} volumes are on this host's disk that its spec does not name; they are kept");
+                let told =
+                    format!("{unnamed} volumes are on this host's disk that its spec does not name; they are kept");
                 self.orphans.push(told);
             }
             let unnamed = |id: &&InstanceId| crate::plan::instance_section(&contents.spec, **id).is_none();
-            for id in self.observed.guests.iter().filter(|(_, g)| !g.processes.is_empty()).map(|(id, _)| id).filter(unnamed) {
+            for id in
+                self.observed.guests.iter().filter(|(_, g)| !g.processes.is_empty()).map(|(id, _)| id).filter(unnamed)
+            {
                 self.orphans.push(format!("{id} runs here but the spec does not name it; it is left alone"));
             }
         }

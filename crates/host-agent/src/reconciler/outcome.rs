@@ -52,10 +52,8 @@ impl Reconciler {
                     Some(BlobState::Failed(failure)) => failure.attempts,
                     _ => 0,
                 };
-                let state = result.map_or_else(
-                    |error| BlobState::Failed(failure(&error, before, now)),
-                    |()| BlobState::Present,
-                );
+                let state = result
+                    .map_or_else(|error| BlobState::Failed(failure(&error, before, now)), |()| BlobState::Present);
                 self.observed.blobs.insert(blob.sha256.clone(), state);
                 self.network_dirty = true;
             }
@@ -81,7 +79,8 @@ impl Reconciler {
                 self.save_record(order.section.id);
             }
             (Op::Start(order), Ok(_)) => {
-                let change = RecordChange::Ended { run_id: order.section.run_id, cause: start_failed("it did not start") };
+                let change =
+                    RecordChange::Ended { run_id: order.section.run_id, cause: start_failed("it did not start") };
                 self.change_record(order.section.id, change);
             }
             (Op::Start(order), Err(error)) => {

@@ -40,6 +40,7 @@ impl Reconciler {
         if let Some(at) = planned.wake_at {
             self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
         }
+        self.end_pauses(&looked_at, &planned.ops);
         let (work, intents) = self.record_ops(planned.ops);
         let mut entries = std::mem::take(&mut self.unwritten);
         entries.extend(self.statuses(&looked_at));
@@ -57,6 +58,15 @@ impl Reconciler {
         if everything {
             self.housekeeping().await;
         }
+    }
+
+    /// An object that was looked at after its pause and needs nothing any more has got over it.
+    fn end_pauses(&mut self, looked_at: &BTreeSet<ObjectKey>, ops: &[Op]) {
+        if self.paused.is_empty() {
+            return;
+        }
+        let needy: BTreeSet<ObjectKey> = ops.iter().map(Op::key).collect();
+        self.paused.retain(|key, _| !looked_at.contains(key) || needy.contains(key));
     }
 
     /// True if `entries` are durable.
@@ -134,7 +144,8 @@ impl Reconciler {
         }
         // Everything else that is not in the ledger stays true, and is written with the next round.
         let differs = |(id, record): (&InstanceId, &InstanceRecord)| {
-            (self.ledger.contents().instances.get(id) != Some(record)).then(|| Entry::Instance(*id, Some(record.clone())))
+            (self.ledger.contents().instances.get(id) != Some(record))
+                .then(|| Entry::Instance(*id, Some(record.clone())))
         };
         self.unwritten = self.observed.records.iter().filter_map(differs).collect();
     }
@@ -162,7 +173,8 @@ impl Reconciler {
     pub(super) fn change_record(&mut self, id: InstanceId, change: RecordChange) {
         let now = self.observed.now;
         let boot_id = self.observed.boot_id.clone();
-        let reboot_count = crate::plan::instance_section(&self.ledger.contents().spec, id).map_or(0, |s| s.reboot_count);
+        let reboot_count =
+            crate::plan::instance_section(&self.ledger.contents().spec, id).map_or(0, |s| s.reboot_count);
         let new_run = |run_id| RunRecord {
             run_id,
             boot_id,
@@ -270,7 +282,8 @@ impl Reconciler {
         let Some(Section::Interface(section)) = contents.spec.get(&format!("interface/{id}")) else { return None };
         let last = contents.interface_statuses.get(&id);
         let phase = interface_status(section, &self.observed)?;
-        let mut status = InterfaceStatus { id, generation: last.map_or(0, |l| l.generation), epoch: section.epoch, phase };
+        let mut status =
+            InterfaceStatus { id, generation: last.map_or(0, |l| l.generation), epoch: section.epoch, phase };
         if last == Some(&status) {
             return None;
         }
@@ -342,7 +355,8 @@ impl Reconciler {
         problems.extend(self.orphans.iter().cloned());
         problems.extend(self.paused.values().map(|pause| pause.detail.clone()).take(20));
         if !self.observed.space.takes_more() {
-            problems.push("the disk is full: nothing new is put on it, and guests that write more will pause".to_owned());
+            problems
+                .push("the disk is full: nothing new is put on it, and guests that write more will pause".to_owned());
         }
         self.outbox.facts(host_facts(&self.options, self.storage.as_ref(), problems));
     }
@@ -363,7 +377,9 @@ impl Worker {
         let mut results = Vec::with_capacity(ops.len());
         for op in ops {
             let result = match &op {
-                Op::FetchBlob(blob) => OpResult::Storage(self.storage.fetch(blob, self.host, self.control.as_ref()).await),
+                Op::FetchBlob(blob) => {
+                    OpResult::Storage(self.storage.fetch(blob, self.host, self.control.as_ref()).await)
+                }
                 Op::CreateVolume { .. } | Op::GrowVolume { .. } | Op::DeleteVolume { .. } => {
                     OpResult::Storage(self.storage.apply(&op).await)
                 }

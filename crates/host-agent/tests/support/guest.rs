@@ -2,11 +2,11 @@
 //! which prints what it sees and does what the kernel's command line says (`probe=...`).
 
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use terroir_agent_api::*;
-use terroir_types::{InstanceId, OsRandom, ResourceId, Timestamp, VolumeId};
+use terroir_types::{InstanceId, InterfaceId, OsRandom, ResourceId, Timestamp, VolumeId};
 
 use super::World;
 
@@ -21,11 +21,19 @@ case "$line" in
 *probe=deaf*) ;;
 *) $B acpid -c /etc/acpi -l /acpid.log -p /acpid.pid ;;
 esac
+case "$line" in *probe=fill*)
+    ($B yes terroir | $B head -c 100663296 | $B dd of=/dev/vdb bs=1M conv=fsync
+    sum=$($B head -c 100663296 /dev/vdb | $B md5sum)
+    echo "probe: filled $sum" > /dev/console) 2> /dev/null & ;;
+esac
 last=
 while :; do
     now=
     for disk in /sys/block/vd*; do
         [ -e "$disk/serial" ] && now="$now $($B cat "$disk/serial")=$($B cat "$disk/size")"
+    done
+    for nic in /sys/class/net/eth*; do
+        [ -e "$nic/mtu" ] && now="$now $($B cat "$nic/address")/$($B cat "$nic/mtu")"
     done
     [ "$now" != "$last" ] && echo "probe: disks$now;" > /dev/console
     last="$now"
@@ -116,7 +124,11 @@ pub fn attachment(volume: VolumeId, slot: u8) -> VolumeAttachmentSpec {
 }
 
 /// An instance without interfaces.
-pub fn instance(id: InstanceId, volumes: Vec<VolumeAttachmentSpec>, direct_boot: Option<DirectBoot>) -> InstanceSection {
+pub fn instance(
+    id: InstanceId,
+    volumes: Vec<VolumeAttachmentSpec>,
+    direct_boot: Option<DirectBoot>,
+) -> InstanceSection {
     InstanceSection {
         id,
         account: "123456789012".parse().unwrap(),
@@ -150,6 +162,36 @@ pub fn instance(id: InstanceId, volumes: Vec<VolumeAttachmentSpec>, direct_boot:
     }
 }
 
+/// The only network of a world's guests.
+const VPC: &str = "vpc-00000000000000001";
+
+/// An interface in 10.0.0.0/24; `n` is the last part of its addresses.
+pub fn interface(n: u8) -> (InterfaceId, String, Section) {
+    let (id, mac) = (InterfaceId::generate(&OsRandom), format!("02:00:00:00:00:{n:02x}"));
+    let section = InterfaceSection {
+        id,
+        vpc: VPC.parse().unwrap(),
+        subnet: "subnet-00000000000000001".parse().unwrap(),
+        subnet_cidr: "10.0.0.0/24".parse().unwrap(),
+        gateway: "10.0.0.1".parse().unwrap(),
+        epoch: 1,
+        desired: Desired::Present,
+        mac: mac.clone(),
+        addresses: vec![format!("10.0.0.{n}").parse().unwrap()],
+        public_address: None,
+        security_groups: BTreeSet::new(),
+        source_dest_check: true,
+        routes: vec![],
+        instance: None,
+    };
+    (id, mac, Section::Interface(section))
+}
+
+fn vpc_section() -> Section {
+    let cidrs = vec!["10.0.0.0/16".parse().unwrap()];
+    Section::Vpc(VpcSection { id: VPC.parse().unwrap(), index: 1, cidrs, dns_support: true })
+}
+
 /// Puts a probe guest with a root volume into the world's spec.
 pub fn launch(world: &World, probe: &str) -> (InstanceId, VolumeId) {
     let images = images();
@@ -164,6 +206,7 @@ pub fn launch(world: &World, probe: &str) -> (InstanceId, VolumeId) {
     };
     world.plane.put_all(vec![
         host_section(),
+        vpc_section(),
         Section::Volume(volume(root, 256 << 20, Some(images.disk))),
         Section::Instance(Box::new(instance(id, vec![attachment(root, 0)], Some(boot)))),
     ]);

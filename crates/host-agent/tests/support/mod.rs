@@ -25,6 +25,8 @@ pub struct World {
     pub hypervisor: HypervisorKind,
     agent: Option<Child>,
     runtime: tokio::runtime::Runtime,
+    /// Under the data folder, until the world is gone.
+    pub small_disk: Option<SmallDisk>,
 }
 
 pub fn options(dir: &Path, hypervisor: HypervisorKind) -> AgentOptions {
@@ -36,7 +38,7 @@ pub fn options(dir: &Path, hypervisor: HypervisorKind) -> AgentOptions {
     options.control_plane_socket = dir.join("agent.sock");
     options.resync_interval = Duration::from_secs(2);
     options.stop_deadline = Duration::from_secs(30);
-    options.volume_reserve_bytes = 256 << 20;
+    options.volume_reserve_bytes = if dir.join("no-reserve").exists() { 0 } else { 256 << 20 };
     options
 }
 
@@ -56,7 +58,7 @@ impl World {
         let dir = tempfile::Builder::new().prefix("ha").rand_bytes(6).tempdir().unwrap();
         let plane = Arc::new(Plane::default());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let world = Self { dir, plane, hypervisor, agent: None, runtime };
+        let world = Self { dir, plane, hypervisor, agent: None, runtime, small_disk: None };
         let socket = world.options().control_plane_socket;
         let plane = Arc::clone(&world.plane);
         world.runtime.spawn(async move {
@@ -73,7 +75,8 @@ impl World {
     /// Starts the agent; `agent_test` is the name of the test that calls [`agent_process`].
     pub fn start_agent(&mut self) {
         assert!(self.agent.is_none());
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("agent.log")).unwrap();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("agent.log")).unwrap();
         let kind = if self.hypervisor == HypervisorKind::Simulated { "simulated" } else { "qemu" };
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "agent_process", "--nocapture"])
@@ -210,4 +213,29 @@ pub fn new_instance_id() -> InstanceId {
 
 pub fn shared_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// A file system in memory that is soon full.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub fn mount(place: &Path, size_bytes: u64) -> Self {
+        std::fs::create_dir_all(place).unwrap();
+        let options = format!("size={size_bytes},mode=700");
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("terroir-test"), place, Some("tmpfs"), flags, Some(options.as_str())).unwrap();
+        Self(place.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// Bytes left on the file system of `place`.
+pub fn available(place: &Path) -> u64 {
+    let stat = nix::sys::statvfs::statvfs(place).unwrap();
+    stat.blocks_available() * stat.fragment_size()
 }

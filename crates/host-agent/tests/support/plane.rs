@@ -132,7 +132,10 @@ impl ControlPlane for Plane {
         }
         for status in report.instances {
             let last = state.instances.get(&status.id);
-            assert!(last.is_none_or(|l| l.generation <= status.generation), "generations only rise: {last:?} {status:?}");
+            assert!(
+                last.is_none_or(|l| l.generation <= status.generation),
+                "generations only rise: {last:?} {status:?}"
+            );
             if last != Some(&status) {
                 state.history.push(status.clone());
             }
@@ -143,9 +146,8 @@ impl ControlPlane for Plane {
     }
 
     async fn queries(&self, _host: HostId, wait: Duration) -> Result<Vec<HostQuery>, CrossingError> {
-        let asked = self.wait(wait, |state| {
-            (!state.questions.is_empty()).then(|| std::mem::take(&mut state.questions))
-        });
+        let asked =
+            self.wait(wait, |state| (!state.questions.is_empty()).then(|| std::mem::take(&mut state.questions)));
         Ok(asked.await.unwrap_or_default())
     }
 

@@ -144,6 +144,100 @@ fn guests_reach_what_their_groups_and_routes_allow_and_nothing_else() {
     }
 }
 
+/// How many packets matching `rule` arrive in the internet from now on.
+fn count_outside(world: &World, rule: &str) -> impl Fn() -> u64 {
+    let internet = world.internet.clone();
+    internet.sh(&format!(
+        "nft 'add table inet seen; delete table inet seen; add table inet seen; \
+         add chain inet seen arriving {{ type filter hook prerouting priority raw; }}; add rule inet seen arriving {rule} counter'"
+    ));
+    move || {
+        let text = internet.sh("nft list table inet seen");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == "packets").unwrap();
+        words[at + 1].parse().unwrap()
+    }
+}
+
+fn datagrams(from: &Vm, to: Ipv4Addr) {
+    from.place.within(|| {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        for _ in 0..3 {
+            // Refused once the host said so; that is an outcome too.
+            let _ = socket.send_to(b"x", (to, 4789));
+        }
+    });
+}
+
+#[test]
+fn nothing_leaves_in_a_private_name_and_each_of_two_walls_holds_alone() {
+    if !root() {
+        return;
+    }
+    let world = two_vpcs();
+    let (web, db) = (plug(&world, 1, 11), plug(&world, 1, 12));
+    let link_local = Ipv4Addr::new(169, 254, 7, 7);
+    world.internet.sh("ip addr add 169.254.7.7/32 dev eth0");
+    world.host.sh("ip route add 169.254.7.7/32 dev uplink");
+    let inside = world.inside(1);
+    let host_table = format!("terroir_{}", world.tag);
+    let everything = |walls: &str| {
+        let private = count_outside(&world, "ip saddr 10.0.0.0/8");
+        datagrams(&db, INTERNET);
+        let infrastructure = [INFRASTRUCTURE, HOST, link_local, Ipv4Addr::new(169, 254, 96, 1)];
+        for to in infrastructure {
+            datagrams(&web, to);
+        }
+        for (to, port) in [(INFRASTRUCTURE, 8080), (HOST, 80), (link_local, 80), (Ipv4Addr::new(169, 254, 96, 1), 80)] {
+            assert_eq!(web.place.ask(to, port), None, "{walls}: {to}");
+        }
+        assert_eq!(web.place.ask(INTERNET, 8080).as_deref(), Some("outside sees 203.0.113.1"), "{walls}");
+        assert_eq!(private(), 0, "{walls}: a private sender outside");
+        let to_denied = count_outside(&world, "ip daddr { 203.0.113.200, 169.254.7.7 } ip protocol udp");
+        for to in infrastructure {
+            datagrams(&web, to);
+        }
+        assert_eq!(web.place.ask(INTERNET, 8080).as_deref(), Some("outside sees 203.0.113.1"), "{walls}");
+        assert_eq!(to_denied(), 0, "{walls}: infrastructure was reached");
+    };
+    for place in [&world.internet, &world.host] {
+        for port in [80, 8080] {
+            place.serve("outside", port);
+        }
+    }
+    everything("both walls");
+    inside.sh("nft flush set inet terroir denied4; nft flush chain inet terroir leaving");
+    everything("the host's wall");
+    world.settle();
+    world.host.sh(&format!("nft flush chain inet {host_table} forward; nft flush chain inet {host_table} input"));
+    everything("the VPC's wall");
+    // That the counters count: without any wall something arrives.
+    inside.sh("nft flush set inet terroir denied4; nft flush chain inet terroir leaving");
+    let private = count_outside(&world, "ip saddr 10.0.0.0/8");
+    datagrams(&db, INTERNET);
+    eventually("a private sender is seen outside", || private() > 0);
+    let reached = count_outside(&world, "ip daddr 203.0.113.200 ip protocol udp");
+    datagrams(&web, INFRASTRUCTURE);
+    eventually("infrastructure is reached", || reached() > 0);
+}
+
+#[test]
+fn segments_fit_the_region_whatever_the_guest_thinks() {
+    if !root() {
+        return;
+    }
+    let world = two_vpcs();
+    let web = plug(&world, 1, 11);
+    web.place.sh("ip link set eth0 mtu 1500");
+    let listener = world.internet.within(|| std::net::TcpListener::bind((INTERNET, 9000)).unwrap());
+    let client = web.place.within(|| std::net::TcpStream::connect((INTERNET, 9000)).unwrap());
+    let (server, _) = listener.accept().unwrap();
+    for socket in [&client, &server] {
+        let largest = nix::sys::socket::getsockopt(socket, nix::sys::socket::sockopt::TcpMaxSeg).unwrap();
+        assert!(largest <= 1330, "{largest}");
+    }
+}
+
 #[test]
 fn forged_senders_reach_nobody() {
     if !root() {

@@ -270,6 +270,9 @@ impl Vm {
             section.subnet_cidr.prefix_len(),
             section.gateway
         ));
+        // The kernel takes up to a second to see that a tap was plugged in, and drops meanwhile.
+        let IpAddr::V4(gateway) = section.gateway else { panic!("IPv4") };
+        eventually("the gateway answers", || guest.place.ping(gateway));
         guest
     }
 
@@ -320,4 +323,18 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(10), "{what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Compares with a file under `network/golden`; `UPDATE_GOLDEN=1` rewrites it.
+pub fn compare_with_golden(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/network/golden").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    let changed = |from: &str, to: &str, sign: char| {
+        let lines: std::collections::BTreeSet<&str> = to.lines().collect();
+        from.lines().filter(|line| !lines.contains(line)).map(|line| format!("{sign} {line}\n")).collect::<String>()
+    };
+    assert!(golden == text, "{}:\n{}{}", path.display(), changed(&golden, text, '-'), changed(text, &golden, '+'));
 }
