@@ -130,7 +130,7 @@ impl ApiServer {
         let targets = call
             .targets(&self.context(&mut txn, &caller, facts.now, arrival.request_id))
             .map_err(|error| fail(&error))?;
-        self.0.parts.iam.authorize(&caller, &targets, facts).await.map_err(|error| fail(&error))?;
+        self.0.parts.iam.authorize_in(&txn, &caller, &targets, facts).await.map_err(|error| fail(&error))?;
         let admitted = Admitted { caller, entry, call, targets };
         self.run(arrival, &admitted, txn).await.map_err(|error| fail(&error))
     }

@@ -254,7 +254,8 @@ async fn roles_are_assumed_by_whom_they_trust() {
         world.ok(&world.root, Iam, "CreateRole", &parameters).await;
     }
     let foreigner = &other.1;
-    let rows: &[(&str, &Client, &str, &[(&str, &str)], &str)] = &[
+    type Row<'a> = (&'a str, &'a Client, &'a str, &'a [(&'a str, &'a str)], &'a str);
+    let rows: &[Row<'_>] = &[
         ("account named, own policy allows", &bob, "by-account", &[], ""),
         ("account named, own policy does not", &ann, "by-account", &[], "AccessDenied"),
         ("named itself", &ann, "by-name", &[], ""),
@@ -278,6 +279,23 @@ async fn roles_are_assumed_by_whom_they_trust() {
         assert_eq!(answer.code, *code, "{what}: {}", answer.body);
     }
     let name = format!("arn:aws:iam::{account}:role/p/by-account");
+    for principal in [
+        format!(r#"{{"AWS":"arn:aws:iam::{account}:user/nobody"}}"#),
+        format!(r#"{{"AWS":"arn:aws:iam::{account}:user/wrong/path/ann"}}"#),
+        r#"{"AWS":"000000000001"}"#.to_owned(),
+    ] {
+        let document = trust(&principal, "");
+        let parameters = [("RoleName", "by-name"), ("PolicyDocument", document.as_str())];
+        let answer = world.root.call(&world.server, Iam, "UpdateAssumeRolePolicy", &parameters).await;
+        assert_eq!(answer.code, "MalformedPolicyDocument", "{principal} does not exist");
+    }
+    // Who takes a freed name is not who was trusted.
+    let ann_arn = format!("arn:aws:iam::{account}:role/p/by-name");
+    let assume = [("RoleArn", ann_arn.as_str()), ("RoleSessionName", "s1")];
+    world.ok(&world.root, Iam, "DeleteAccessKey", &[("UserName", "ann"), ("AccessKeyId", &ann.access_key_id)]).await;
+    world.ok(&world.root, Iam, "DeleteUser", &[("UserName", "ann")]).await;
+    let next = world.user("ann", None).await;
+    assert_eq!(next.call(&world.server, Sts, "AssumeRole", &assume).await.code, "AccessDenied");
     let bad_name = bob.call(&world.server, Sts, "AssumeRole", &[("RoleArn", &name), ("RoleSessionName", "a b")]).await;
     assert_eq!(bad_name.code, "ValidationError");
 }

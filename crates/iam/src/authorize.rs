@@ -41,8 +41,8 @@ struct Standing {
 struct Applicable {
     identity: Vec<Arc<Document>>,
     session: Vec<Arc<Document>>,
-    /// For `sts:AssumeRole`: per target, the role's trust policy.
-    trust: Vec<Option<Arc<Document>>>,
+    /// For `sts:AssumeRole`: per target, the role and its trust policy.
+    trust: Vec<Option<(Arc<Role>, Arc<Document>)>>,
     standing: Standing,
 }
 
@@ -55,13 +55,25 @@ impl Iam {
         if targets.is_empty() {
             return Ok(());
         }
-        let applicable = self.applicable(caller, targets).await?;
+        let txn = self.store().read().await?;
+        self.authorize_in(&txn, caller, targets, facts).await
+    }
+
+    /// As [`Iam::authorize`], in a snapshot that the caller has.
+    pub async fn authorize_in(
+        &self,
+        txn: &Txn,
+        caller: &Caller,
+        targets: &[Target],
+        facts: &RequestFacts,
+    ) -> Result<(), Error> {
+        let applicable = self.applicable(txn, caller, targets).await?;
         for (target, trust) in targets.iter().zip(&applicable.trust) {
             let keys = condition_keys(caller, &applicable.standing, target, facts);
             let resource = target.resource.as_ref().map_or("*", Arn::as_str);
             let question = Question { action: &target.permission, resource, keys: &keys };
             if target.permission == ASSUME_ROLE {
-                assume_role(caller, &applicable, trust.as_deref(), target, question)?;
+                assume_role(caller, &applicable, trust.as_ref(), target, question)?;
             } else {
                 usual(caller, &applicable, target, question)?;
             }
@@ -71,8 +83,7 @@ impl Iam {
 
     /// Whether a role's trust policy lets this service become it.
     pub(crate) async fn trusts_service(&self, role: &Role, service: &str) -> Result<bool, Error> {
-        let source = Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() };
-        let Some(document) = self.document(DocumentKind::Trust, &source).await? else { return Ok(false) };
+        let Some(document) = self.document(DocumentKind::Trust, &trust_source(role)).await? else { return Ok(false) };
         let mut keys = Keys::default();
         keys.set_one("aws:CurrentTime", self.now().to_rfc3339_seconds());
         let arn = role.arn();
@@ -80,15 +91,18 @@ impl Iam {
         Ok(decide_trust(&document, Principal::Service(service), question) == Trust::Direct)
     }
 
-    async fn applicable(&self, caller: &Caller, targets: &[Target]) -> Result<Applicable, Error> {
-        'attempt: for _ in 0..ATTEMPTS {
-            let txn = self.store().read().await?;
-            let standing = standing(&txn, caller)?;
-            let mut trust_sources = Vec::with_capacity(targets.len());
-            for target in targets {
-                trust_sources.push(trust_source(&txn, target)?);
+    async fn applicable(&self, txn: &Txn, caller: &Caller, targets: &[Target]) -> Result<Applicable, Error> {
+        let mut newer: Option<Txn> = None;
+        'attempt: for attempt in 0..ATTEMPTS {
+            if attempt > 0 {
+                newer = Some(self.store().read().await?);
             }
-            drop(txn);
+            let txn = newer.as_ref().unwrap_or(txn);
+            let standing = standing(txn, caller)?;
+            let mut roles = Vec::with_capacity(targets.len());
+            for target in targets {
+                roles.push(trusting_role(txn, target)?);
+            }
             let mut identity = Vec::with_capacity(standing.identity.len());
             for source in &standing.identity {
                 match self.document(DocumentKind::Identity, source).await? {
@@ -97,11 +111,11 @@ impl Iam {
                 }
             }
             let mut trust = Vec::with_capacity(targets.len());
-            for source in &trust_sources {
-                match source {
+            for role in roles {
+                match role {
                     None => trust.push(None),
-                    Some(source) => match self.document(DocumentKind::Trust, source).await? {
-                        Some(document) => trust.push(Some(document)),
+                    Some(role) => match self.document(DocumentKind::Trust, &trust_source(&role)).await? {
+                        Some(document) => trust.push(Some((role, document))),
                         None => continue 'attempt,
                     },
                 }
@@ -153,9 +167,9 @@ fn standing(txn: &Txn, caller: &Caller) -> Result<Standing, Error> {
         CallerKind::AssumedRole { .. } => {
             let id = caller.user_id.split(':').next().unwrap_or_default();
             let Some(role) = by_id::<Role>(txn, caller.account, id)? else { return Ok(standing) };
-            standing.tags = role.tenant.tags.clone();
+            standing.tags = role.tenant.about.tags.clone();
             standing.principal_arn = Some(role.arn());
-            collect(txn, caller.account, &role.id, &role.tenant.grants, &mut standing.identity)?;
+            collect(txn, caller.account, &role.id, &role.tenant.about.grants, &mut standing.identity)?;
         }
     }
     Ok(standing)
@@ -175,13 +189,15 @@ fn collect(txn: &Txn, account: AccountId, holder: &str, grants: &Grants, into: &
     Ok(())
 }
 
-/// The trust policy of the role that an `sts:AssumeRole` target names, if there is such a role.
-fn trust_source(txn: &Txn, target: &Target) -> Result<Option<Source>, Error> {
+fn trust_source(role: &Role) -> Source {
+    Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() }
+}
+
+/// The role that an `sts:AssumeRole` target names, if there is such a role.
+fn trusting_role(txn: &Txn, target: &Target) -> Result<Option<Arc<Role>>, Error> {
     let Some(arn) = target.resource.as_ref().filter(|_| target.permission == ASSUME_ROLE) else { return Ok(None) };
     match role_by_arn(txn, arn) {
-        Ok(role) => {
-            Ok(Some(Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() }))
-        }
+        Ok(role) => Ok(Some(role)),
         Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -306,7 +322,7 @@ fn usual(caller: &Caller, applicable: &Applicable, target: &Target, question: Qu
 fn assume_role(
     caller: &Caller,
     applicable: &Applicable,
-    trust: Option<&Document>,
+    trust: Option<&(Arc<Role>, Arc<Document>)>,
     target: &Target,
     question: Question<'_>,
 ) -> Result<(), Error> {
@@ -320,8 +336,17 @@ fn assume_role(
     }
     let arn = applicable.standing.principal_arn.as_ref().unwrap_or(&caller.arn);
     let session = matches!(caller.kind, CallerKind::AssumedRole { .. }).then_some(caller.arn.as_str());
-    let principal = Principal::Aws { account: caller.account, arn: arn.as_str(), session };
-    let trust = trust.map_or(Trust::ImplicitDeny, |document| decide_trust(document, principal, question));
+    let id = caller.user_id.split(':').next().unwrap_or_default();
+    let trust = trust.map_or(Trust::ImplicitDeny, |(role, document)| {
+        // A name that was freed and taken again is not the principal that was trusted.
+        let known = |arn: &str| role.tenant.trusted.get(arn).is_some_and(|trusted| trusted == id);
+        let principal = Principal::Aws {
+            account: caller.account,
+            arn: if known(arn.as_str()) { arn.as_str() } else { "" },
+            session: session.filter(|arn| known(arn)),
+        };
+        decide_trust(document, principal, question)
+    });
     match (trust, own) {
         (Trust::ExplicitDeny, _) => refuse(Reason::ExplicitTrust),
         (Trust::Direct, _) if !is_foreign(caller, target) => Ok(()),

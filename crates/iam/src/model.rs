@@ -167,10 +167,18 @@ pub struct Role {
     /// SHA-256 of its trust policy, in hex.
     pub trust: String,
     #[serde(skip, default)]
-    pub tenant: PrincipalTenant,
+    pub tenant: RoleTenant,
 }
 
-record!(Role { kind: "role", version: 1, account: |r| Some(r.account), tenant: tenant: PrincipalTenant });
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleTenant {
+    pub about: PrincipalTenant,
+    /// Users, roles and sessions that the trust policy names: ARN → id (of a session, its role's) when it was written.
+    #[serde(default)]
+    pub trusted: BTreeMap<String, String>,
+}
+
+record!(Role { kind: "role", version: 1, account: |r| Some(r.account), tenant: tenant: RoleTenant });
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManagedPolicy {

@@ -67,7 +67,7 @@ pub fn arn_of<T: Entity>(account: AccountId, path: &str, name: &str) -> Arn {
 }
 
 macro_rules! entity {
-    ($type:ty, $prefix:literal, $noun:literal, $arn:literal, $max:literal, $quota:literal, $quota_name:literal) => {
+    ($type:ty, $about:ident $(. $inner:ident)*, $prefix:literal, $noun:literal, $arn:literal, $max:literal, $quota:literal, $quota_name:literal) => {
         impl Entity for $type {
             const PREFIX: &'static str = $prefix;
             const NOUN: &'static str = $noun;
@@ -84,21 +84,30 @@ macro_rules! entity {
             }
 
             fn about(&self) -> &PrincipalTenant {
-                &self.tenant
+                &self.$about$(.$inner)*
             }
 
             fn about_mut(&mut self) -> &mut PrincipalTenant {
-                &mut self.tenant
+                &mut self.$about$(.$inner)*
             }
         }
     };
 }
 
-entity!(User, "AIDA", "user", "user", 64, 5000, "UsersPerAccount");
-entity!(Group, "AGPA", "group", "group", 128, 300, "GroupsPerAccount");
-entity!(Role, "AROA", "role", "role", 64, 1000, "RolesPerAccount");
-entity!(ManagedPolicy, "ANPA", "policy", "policy", 128, 1500, "PoliciesPerAccount");
-entity!(InstanceProfile, "AIPA", "instance profile", "instance-profile", 128, 1000, "InstanceProfilesPerAccount");
+entity!(User, tenant, "AIDA", "user", "user", 64, 5000, "UsersPerAccount");
+entity!(Group, tenant, "AGPA", "group", "group", 128, 300, "GroupsPerAccount");
+entity!(Role, tenant.about, "AROA", "role", "role", 64, 1000, "RolesPerAccount");
+entity!(ManagedPolicy, tenant, "ANPA", "policy", "policy", 128, 1500, "PoliciesPerAccount");
+entity!(
+    InstanceProfile,
+    tenant,
+    "AIPA",
+    "instance profile",
+    "instance-profile",
+    128,
+    1000,
+    "InstanceProfilesPerAccount"
+);
 
 /// The id that a name has in an account.
 pub fn id_of<T: Entity>(txn: &Txn, account: AccountId, name: &str) -> Result<Option<String>, Error> {

@@ -50,7 +50,7 @@ action!(
 fn roles(cx: &Context<'_>, prefix: Option<&str>, request: PageRequest<'_>) -> Result<Page<Arc<Role>>, Error> {
     let prefix = prefix.unwrap_or("/");
     let roles = names::list::<Role>(cx.txn, cx.account())?;
-    let matching = roles.into_iter().filter(|role| role.tenant.path.starts_with(prefix));
+    let matching = roles.into_iter().filter(|role| role.tenant.about.path.starts_with(prefix));
     page(cx, "ListRoles", prefix, request, matching.map(|role| (role.name().to_lowercase(), role)))
 }
 

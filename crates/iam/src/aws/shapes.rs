@@ -80,17 +80,17 @@ pub(super) fn role(txn: &Txn, role: &Role) -> Result<iam::Role, Error> {
         arn: Some(role.arn().to_string()),
         assume_role_policy_document: Some(document(&trust)),
         create_date: Some(role.created_at),
-        description: role.tenant.description.clone(),
+        description: role.tenant.about.description.clone(),
         max_session_duration: i32::try_from(role.max_session_secs).ok(),
-        path: Some(role.tenant.path.clone()),
+        path: Some(role.tenant.about.path.clone()),
         role_id: Some(role.id.clone()),
-        role_name: Some(role.tenant.name.clone()),
+        role_name: Some(role.tenant.about.name.clone()),
         ..iam::Role::default()
     })
 }
 
 pub(super) fn role_with_tags(txn: &Txn, record: &Role) -> Result<iam::Role, Error> {
-    Ok(iam::Role { tags: tags(&record.tenant.tags), ..role(txn, record)? })
+    Ok(iam::Role { tags: tags(&record.tenant.about.tags), ..role(txn, record)? })
 }
 
 pub(super) const VERSION: &str = "v1";

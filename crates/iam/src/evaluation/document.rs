@@ -72,6 +72,14 @@ pub(super) enum Named {
     Federated,
 }
 
+/// A principal that a trust policy names and that can be looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamedPrincipal<'a> {
+    Account(AccountId),
+    /// Of a user, role or session.
+    Arn(&'a str),
+}
+
 /// Most statements of one document; the size limits of each place keep real documents far below.
 const MAX_STATEMENTS: usize = 1_000;
 
@@ -104,6 +112,16 @@ impl Document {
         let statements =
             statements.iter().map(|json| statement(json, kind, variables, &mut sids)).collect::<Result<_, _>>()?;
         Ok(Self { statements })
+    }
+
+    /// The accounts, users, roles and sessions that the document names as principals.
+    pub fn principals(&self) -> impl Iterator<Item = NamedPrincipal<'_>> {
+        let named = self.statements.iter().filter_map(|statement| statement.principals.as_ref());
+        named.flat_map(|selection| &selection.values).filter_map(|named| match named {
+            Named::Account(account) => Some(NamedPrincipal::Account(*account)),
+            Named::Arn(arn) => Some(NamedPrincipal::Arn(arn)),
+            Named::Everyone | Named::Service(_) | Named::Federated => None,
+        })
     }
 }
 

@@ -16,7 +16,7 @@ mod naive;
 mod tests;
 
 pub use decide::{Decision, Principal, Question, Trust, decide, decide_trust};
-pub use document::{Document, DocumentKind, Malformed};
+pub use document::{Document, DocumentKind, Malformed, NamedPrincipal};
 
 use std::collections::BTreeMap;
 

@@ -153,13 +153,12 @@ pub(super) fn document_size(text: &str) -> u32 {
 }
 
 /// Errors: `MalformedPolicyDocument`, `ValidationError`.
-pub(super) fn check_document(text: &str, kind: DocumentKind) -> Result<(), Error> {
+pub(super) fn check_document(text: &str, kind: DocumentKind) -> Result<Document, Error> {
     if text.is_empty() || text.len() > MAX_DOCUMENT {
         let message = format!("The policy document must have between 1 and {MAX_DOCUMENT} characters.");
         return Err(Error::invalid("ValidationError", message));
     }
-    Document::parse(text, kind).map_err(|error| Error::invalid("MalformedPolicyDocument", error.0))?;
-    Ok(())
+    Document::parse(text, kind).map_err(|error| Error::invalid("MalformedPolicyDocument", error.0))
 }
 
 pub(super) fn put_document(txn: &mut Txn, account: AccountId, holder_id: &str, text: &str) -> Result<String, Error> {

@@ -1,12 +1,13 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, IdSource, Timestamp};
 
 use super::policy::{check_document, document_size, put_document};
 use super::{About, delete_conflict};
-use crate::evaluation::DocumentKind;
-use crate::model::{InstanceProfile, PolicyDocument, Role, RoleProfile};
-use crate::names::{Entity, by_id, exceeds, find, insert, remove, unique_id};
+use crate::evaluation::{DocumentKind, NamedPrincipal};
+use crate::model::{InstanceProfile, PolicyDocument, Role, RoleProfile, RoleTenant, User};
+use crate::names::{Entity, by_id, exceeds, find, id_of, insert, remove, unique_id};
 
 const TRUST_LIMIT: u32 = 2_048;
 const DEFAULT_SESSION_SECS: u32 = 3_600;
@@ -29,12 +30,12 @@ pub fn create_role(
     ids: &dyn IdSource,
     now: Timestamp,
 ) -> Result<Role, Error> {
-    let tenant = new.about.checked("roleName", Role::MAX_NAME)?;
+    let about = new.about.checked("roleName", Role::MAX_NAME)?;
     let max_session_secs = session_limit(new.max_session_secs)?;
-    check_trust(new.trust)?;
+    let trusted = check_trust(txn, new.trust)?;
     let id = unique_id(Role::PREFIX, ids);
     let trust = put_document(txn, account, &id, new.trust)?;
-    let role = Role { account, id, created_at: now, max_session_secs, trust, tenant };
+    let role = Role { account, id, created_at: now, max_session_secs, trust, tenant: RoleTenant { about, trusted } };
     insert(txn, &role)?;
     Ok(role)
 }
@@ -52,19 +53,56 @@ fn session_limit(secs: Option<i32>) -> Result<u32, Error> {
     }
 }
 
-fn check_trust(text: &str) -> Result<(), Error> {
-    check_document(text, DocumentKind::Trust)?;
+/// The users and roles that a trust policy names, with their ids.
+///
+/// Errors: `MalformedPolicyDocument`, also for a principal that does not exist; `LimitExceeded`.
+fn check_trust(txn: &Txn, text: &str) -> Result<BTreeMap<String, String>, Error> {
+    let document = check_document(text, DocumentKind::Trust)?;
     if document_size(text) > TRUST_LIMIT {
         return Err(exceeds("ACLSizePerRole", i64::from(TRUST_LIMIT)));
     }
-    Ok(())
+    let mut trusted = BTreeMap::new();
+    for principal in document.principals() {
+        match principal {
+            NamedPrincipal::Account(account) if super::account(txn, account)?.is_some() => {}
+            NamedPrincipal::Account(account) => return Err(invalid_principal(&account.to_string())),
+            NamedPrincipal::Arn(arn) => {
+                let id = principal_id(txn, arn)?.ok_or_else(|| invalid_principal(arn))?;
+                trusted.insert(arn.to_owned(), id);
+            }
+        }
+    }
+    Ok(trusted)
+}
+
+fn invalid_principal(text: &str) -> Error {
+    Error::invalid("MalformedPolicyDocument", format!("Invalid principal in policy: \"AWS\":\"{text}\""))
+}
+
+/// The id of the user or role of an ARN; of a session's ARN, its role's.
+fn principal_id(txn: &Txn, text: &str) -> Result<Option<String>, Error> {
+    fn id<T: Entity>(txn: &Txn, account: AccountId, name: &str, wanted: &Arn) -> Result<Option<String>, Error> {
+        let Some(id) = id_of::<T>(txn, account, name)? else { return Ok(None) };
+        let entity = by_id::<T>(txn, account, &id)?;
+        Ok(entity.filter(|entity| entity.arn() == *wanted).map(|entity| entity.id().to_owned()))
+    }
+    let Ok(arn) = Arn::parse(text) else { return Ok(None) };
+    let Some(account) = arn.account() else { return Ok(None) };
+    let mut parts = arn.resource().split('/');
+    let (kind, second, last) = (parts.next(), parts.next(), arn.resource().rsplit('/').next());
+    match (arn.service(), kind, second, last) {
+        ("iam", Some("user"), _, Some(name)) => id::<User>(txn, account, name, &arn),
+        ("iam", Some("role"), _, Some(name)) => id::<Role>(txn, account, name, &arn),
+        ("sts", Some("assumed-role"), Some(role), Some(_)) => id_of::<Role>(txn, account, role),
+        _ => Ok(None),
+    }
 }
 
 /// Errors: `NoSuchEntity`, `MalformedPolicyDocument`, `LimitExceeded`.
 pub fn set_trust_policy(txn: &mut Txn, account: AccountId, name: &str, text: &str) -> Result<(), Error> {
     let mut role = (*find::<Role>(txn, account, name)?).clone();
-    check_trust(text)?;
-    let is_inline = role.tenant.grants.inline.values().any(|policy| policy.hash == role.trust);
+    role.tenant.trusted = check_trust(txn, text)?;
+    let is_inline = role.tenant.about.grants.inline.values().any(|policy| policy.hash == role.trust);
     if !is_inline {
         txn.delete(&PolicyDocument::key(account, &role.id, &role.trust));
     }
@@ -78,10 +116,10 @@ pub fn delete_role(txn: &mut Txn, account: AccountId, name: &str) -> Result<(), 
     if txn.exists(&RoleProfile::prefix(account, &role.id)) {
         return Err(delete_conflict("must remove roles from instance profile first."));
     }
-    if !role.tenant.grants.inline.is_empty() {
+    if !role.tenant.about.grants.inline.is_empty() {
         return Err(delete_conflict("must delete policies first."));
     }
-    if !role.tenant.grants.attached.is_empty() {
+    if !role.tenant.about.grants.attached.is_empty() {
         return Err(delete_conflict("must detach all policies first."));
     }
     txn.delete(&PolicyDocument::key(account, &role.id, &role.trust));
