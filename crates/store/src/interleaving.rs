@@ -333,7 +333,10 @@ async fn what_a_read_protects() {
             let apply = |txn: &mut Txn| match change.split_once(' ') {
                 Some((_, "large")) => txn.put(&large(), &Large { value: 2 }),
                 Some(("put", name)) => txn.put(&key(name), &Item { value: 2 }),
-                Some((_, name)) => Ok(txn.delete(&key(name))),
+                Some((_, name)) => {
+                    txn.delete(&key(name));
+                    Ok(())
+                }
                 None => unreachable!("every change has two words"),
             };
             store.transact(&[], apply).await.unwrap();

@@ -2,7 +2,8 @@
 //!
 //! This is the only crate that names an engine. What every engine owes is in [`engine`]; SQLite is the embedded one.
 //! Reads are served from an immutable in-memory view that one watch keeps current, so a transaction reads without
-//! waiting, and its commit compares what it read (optimistic concurrency).
+//! waiting, and its commit compares what it read (optimistic concurrency). Transactions that contend for the same
+//! records run in turn and share a commit.
 //!
 //! Rules:
 //! - Success means durable. A commit is answered after its fsync.

@@ -533,6 +533,9 @@ async fn the_change_log_stays_within_its_bounds() {
     let past = store.watch(&Key::new("item"), 1).await;
     assert!(matches!(past.err(), Some(StoreError::Compacted { .. })));
     store.watch(&Key::new("item"), last - 20).await.unwrap();
+    let mut oldest = store.watch(&Key::new("item"), stats.compacted).await.unwrap();
+    let first = tokio::time::timeout(DEADLINE, oldest.next()).await.unwrap().unwrap();
+    assert_eq!(first.revision, stats.compacted, "what is said to be there is there");
     assert_eq!(value(&store, &key(9)).await, Some(999));
 
     store.compact(last).await.unwrap();

@@ -34,6 +34,7 @@ pub async fn run<F: Future<Output = Arc<dyn Engine>>>(factory: impl Fn() -> F) {
         the_past_can_be_read_until_compacted,
         a_watch_delivers_everything_once,
         a_slow_watch_loses_nothing,
+        a_watch_that_starts_amid_commits_sees_each_once,
         a_watch_from_before_the_compaction_fails,
         leases_take_their_keys_along,
         the_outbox_keeps_commit_order,
@@ -208,8 +209,14 @@ async fn the_past_can_be_read_until_compacted(engine: &dyn Engine) {
     assert!(matches!(before, Err(StoreError::Compacted { compacted }) if compacted == second), "{before:?}");
     assert!(matches!(engine.get(&[Key::new("a/1")], Some(first)).await, Err(StoreError::Compacted { .. })));
     let stale = Compare::RangeUnchanged { range: KeyRange::children(&Key::new("a")), since: first };
-    let outcome = engine.commit(Commit { compares: vec![stale], ops: Vec::new() }).await.unwrap();
-    assert_eq!(outcome, Outcome::Conflict, "comparisons reach back behind the compaction");
+    engine.compact(third).await.unwrap();
+    // Last written before what is left of the change log.
+    let forgotten = KeyRange::children(&Key::new("a")).after(&Key::new("a/2"));
+    let forgotten = Compare::RangeUnchanged { range: forgotten, since: first };
+    for compare in [stale, forgotten] {
+        let outcome = engine.commit(Commit { compares: vec![compare], ops: Vec::new() }).await.unwrap();
+        assert_eq!(outcome, Outcome::Conflict, "comparisons reach back behind the compaction");
+    }
 }
 
 async fn a_watch_delivers_everything_once(engine: &dyn Engine) {
@@ -260,6 +267,34 @@ async fn a_slow_watch_loses_nothing(engine: &dyn Engine) {
     written.sort_unstable();
     let seen: Vec<_> = events(&mut *watch, COMMITS).await.iter().map(|event| event.mod_revision).collect();
     assert_eq!(seen, written);
+}
+
+async fn a_watch_that_starts_amid_commits_sees_each_once(engine: &dyn Engine) {
+    const COMMITS: usize = 1200;
+    let from = engine.current_revision().await.unwrap() + 1;
+    let written = futures::future::join_all((0..4).map(|writer| async move {
+        let mut revisions = Vec::new();
+        for n in 0..COMMITS / 4 {
+            revisions.push(write(engine, vec![put(&format!("n/{writer}"), &format!("{n}"))]).await);
+        }
+        revisions
+    }));
+    let watched = async {
+        let mut watches = Vec::new();
+        while engine.current_revision().await.unwrap() < from + COMMITS as u64 - 1 {
+            watches.push(engine.watch(&KeyRange::all(), from).await.unwrap());
+            tokio::task::yield_now().await;
+        }
+        watches
+    };
+    let (written, watches) = futures::future::join(written, watched).await;
+    let mut written = written.concat();
+    written.sort_unstable();
+    assert!(watches.len() > 10, "the watches were started amid the commits: {}", watches.len());
+    for mut watch in watches {
+        let seen: Vec<_> = events(&mut *watch, COMMITS).await.iter().map(|event| event.mod_revision).collect();
+        assert_eq!(seen, written);
+    }
 }
 
 async fn a_watch_from_before_the_compaction_fails(engine: &dyn Engine) {
