@@ -160,3 +160,107 @@ impl Incoming {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GuestServicesOptions, run, sample};
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::net::UnixStream as StdUnixStream;
+    use std::time::Instant;
+
+    /// guest-services on a thread; what `work` does with their socket's path.
+    fn with_running(work: impl FnOnce(&GuestServicesOptions)) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = GuestServicesOptions::new(folder.path().join("socket"), folder.path().join("snapshot"));
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let given = options.clone();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(run(given, async { drop(stopped.await) })).unwrap();
+        });
+        let started = Instant::now();
+        while StdUnixStream::connect(&options.socket).is_err() {
+            assert!(started.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        work(&options);
+        drop(stop);
+        thread.join().unwrap();
+        assert!(!options.socket.exists());
+    }
+
+    fn say(stream: &StdUnixStream, line: &str) -> String {
+        (&*stream).write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        answer.trim().to_owned()
+    }
+
+    #[test]
+    fn messages_and_what_is_wrong_with_them() {
+        with_running(|options| {
+            let stream = StdUnixStream::connect(&options.socket).unwrap();
+            let generation = |stream| -> u64 {
+                let answer: serde_json::Value = serde_json::from_str(&say(stream, r#"{"message":"hello"}"#)).unwrap();
+                assert_eq!(answer["message"], "holding");
+                answer["snapshot_generation"].as_u64().unwrap()
+            };
+            let reload = r#"{"message":"reload"}"#;
+            assert_eq!(generation(&stream), 0);
+            assert!(say(&stream, reload).contains("failed"), "there is no snapshot yet");
+            std::fs::write(&options.snapshot, serde_json::to_vec(&sample::snapshot()).unwrap()).unwrap();
+            assert_eq!(say(&stream, reload), r#"{"message":"done"}"#);
+            assert_eq!(generation(&stream), 1);
+            std::fs::write(&options.snapshot, b"{").unwrap();
+            assert!(say(&stream, reload).contains("the last one stays in use"));
+            assert_eq!(generation(&stream), 1);
+            let role = format!(r#""role":{{"socket":"metadata","vpc":"{}"}}"#, sample::vpc(1));
+            for (line, words) in [
+                (format!(r#"{{"message":"take",{role}}}"#), "no descriptor came"),
+                (format!(r#"{{"message":"drop",{role}}}"#), "done"),
+                ("nonsense".to_owned(), "not understood"),
+            ] {
+                let answer = say(&stream, &line);
+                assert!(answer.contains(words), "{line}: {answer}");
+            }
+            // A line without end costs the connection, not the process.
+            let flood = StdUnixStream::connect(&options.socket).unwrap();
+            let _ = (&flood).write_all(&vec![b'x'; 1 << 20]);
+            assert!(matches!((&flood).read(&mut [0; 8]), Ok(0) | Err(_)));
+            assert_eq!(generation(&stream), 1);
+        });
+    }
+
+    #[test]
+    fn another_users_process_is_turned_away() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("SKIPPED: becoming another user needs root");
+            return;
+        }
+        with_running(|options| {
+            // Were the modes lax, the credentials would still tell.
+            for path in [options.socket.parent().unwrap(), &options.socket] {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+            }
+            let socket = options.socket.clone();
+            let answered = move |uid: u32| {
+                let socket = socket.clone();
+                let thread = std::thread::spawn(move || {
+                    // The bare system call changes this thread alone; the C library's would change all.
+                    // SAFETY: it takes numbers, and the thread ends right after.
+                    let changed = unsafe { nix::libc::syscall(nix::libc::SYS_setresuid, uid, uid, uid) };
+                    assert_eq!(changed, 0);
+                    let stream = StdUnixStream::connect(&socket).unwrap();
+                    let sent = (&stream).write_all(b"{\"message\":\"hello\"}\n");
+                    let mut answer = String::new();
+                    let read = BufReader::new(&stream).read_line(&mut answer);
+                    sent.is_ok() && read.is_ok() && answer.contains("holding")
+                });
+                thread.join().unwrap()
+            };
+            assert!(answered(0));
+            assert!(!answered(64_321));
+        });
+    }
+}

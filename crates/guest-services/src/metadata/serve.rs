@@ -273,4 +273,44 @@ mod tests {
         }
         assert!(ask(&service, PLAIN, id, &[]).2.contains("<title>401 - Unauthorized</title>"));
     }
+
+    /// What a raw request over TCP gets; the guest has the loopback address.
+    fn raw(request: &[u8]) -> String {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut snapshot = sample::snapshot();
+        snapshot.guests[0].interfaces[0].addresses.push(IpAddr::from([127, 0, 0, 1]));
+        let (service, _) = service();
+        service.current.set(crate::snapshot::Index::new(snapshot));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            tokio::spawn(serve(listener, sample::vpc(1), service));
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // The other side may close before it has read everything.
+            let _ = stream.write_all(request).await;
+            let mut answer = Vec::new();
+            let read = stream.read_to_end(&mut answer);
+            let _ = tokio::time::timeout(Duration::from_secs(15), read).await.expect("the connection ends");
+            String::from_utf8_lossy(&answer).into_owned()
+        })
+    }
+
+    #[test]
+    fn hostile_requests_are_bounded() {
+        let honest = raw(b"GET /latest/meta-data/instance-id HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        assert!(honest.starts_with("HTTP/1.1 200 OK\r\n") && honest.contains("server: EC2ws\r\n"), "{honest}");
+        assert!(honest.ends_with("\r\n\r\ni-0000000000000010b"), "{honest}");
+        let many: String = (0..100).map(|n| format!("X-{n}: 1\r\n")).collect();
+        let large = format!("GET / HTTP/1.1\r\nX-Large: {}\r\n\r\n", "x".repeat(100_000));
+        for (what, request) in [
+            ("too many headers", format!("GET / HTTP/1.1\r\n{many}\r\n").into_bytes()),
+            ("a header too large", large.into_bytes()),
+            ("no HTTP", b"\x16\x03\x01\r\n\r\n".to_vec()),
+            ("a head that never ends", b"GET / HTTP/1.1\r\nHost".to_vec()),
+        ] {
+            let answer = raw(&request);
+            assert!(!answer.contains(" 200 "), "{what}: {answer}");
+        }
+    }
 }

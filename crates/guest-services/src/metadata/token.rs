@@ -39,7 +39,9 @@ impl TokenKey {
             Ok(file) => file.take(64).read_to_end(&mut bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let key = Self::generate(random);
-                let new = path.with_extension("new");
+                // Appended: the agent may be writing `NAME.new` of a sibling.
+                let mut new = path.as_os_str().to_owned();
+                new.push(".new");
                 let options = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
                 write_durably(options?, &key.0)?;
                 std::fs::rename(&new, path)?;
@@ -106,12 +108,12 @@ mod tests {
     fn a_token_is_one_guests_until_it_ends_even_after_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token-key");
-        let key = TokenKey::open_or_create(&path, &OsRandom).unwrap();
         let index = sample::index();
         let [web, plain, other] = [0, 1, 2].map(|i| index.snapshot().guests[i].instance);
         let now = Timestamp::from_secs(1000);
+        std::fs::write(folder.path().join("token-key.new"), b"half").unwrap();
+        let key = TokenKey::open_or_create(&path, &OsRandom).unwrap();
         let token = key.issue(sample::vpc(1), web, now, 60, &OsRandom);
-        std::fs::write(path.with_extension("new"), b"half").unwrap();
         let key = TokenKey::open_or_create(&path, &OsRandom).unwrap();
         let check = |vpc, instance, secs| {
             key.check(token.as_bytes(), sample::vpc(vpc), instance, now.plus(Duration::from_secs(secs)))
