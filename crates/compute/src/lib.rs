@@ -11,6 +11,10 @@ pub mod gateway;
 pub mod model;
 pub mod names;
 pub mod ops;
+#[cfg(test)]
+mod sim_host;
 pub mod state;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

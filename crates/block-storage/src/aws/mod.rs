@@ -12,8 +12,10 @@ use terroir_action::{Filters, Registry};
 use terroir_aws_model::ec2;
 use terroir_types::Error;
 
-pub use register_image::{ObjectFacts, ObjectSource};
-pub use volumes::{attachment, volume_shape};
+pub use images::{DeregisterImage, DescribeImageAttribute, DescribeImages};
+pub use register_image::{ObjectFacts, ObjectSource, RegisterImage};
+pub use snapshots::DescribeSnapshots;
+pub use volumes::{DeleteVolume, DescribeVolumeStatus, DescribeVolumes, attachment, volume_shape};
 
 pub fn register(registry: &mut Registry, objects: Arc<dyn ObjectSource>) {
     registry.add::<volumes::DescribeVolumes>();

@@ -14,5 +14,5 @@ pub use sizing::{VolumeChoice, VolumeShape, resolve_shape};
 pub use snapshots::{BlobSource, SnapshotRequest, blob_source, create_snapshot, find_snapshot, forget_snapshot};
 pub use status::{VolumeOutcome, apply_volume_status};
 pub use volumes::{
-    VolumePlace, attach, create_volume, delete_volume, detach, find_volume, instance_gone, set_delete_on_termination,
+    NewVolume, attach, create_volume, delete_volume, detach, find_volume, instance_gone, set_delete_on_termination,
 };

@@ -11,46 +11,46 @@ use crate::model::{
     volume_status_key,
 };
 
-/// Where a volume is made.
-#[derive(Debug, Clone, Copy)]
-pub struct VolumePlace<'a> {
+/// A volume that is being made.
+#[derive(Debug, Clone)]
+pub struct NewVolume<'a> {
     pub host: HostId,
     pub zone: &'a str,
+    pub shape: &'a VolumeShape,
+    /// Attached from its beginning; free without.
+    pub attached: Option<(InstanceId, Attachment)>,
+    pub tags: Tags,
 }
 
-/// Writes a new volume, free or attached from its beginning. The caller has reserved the room on the host and counted
-/// the account's quota.
+/// Writes a new volume. The caller has reserved the room on the host and counted the account's quota.
 pub fn create_volume(
     txn: &mut Txn,
     ids: &dyn IdSource,
     account: AccountId,
     now: Timestamp,
-    place: VolumePlace<'_>,
-    shape: &VolumeShape,
-    attached: Option<(InstanceId, Attachment)>,
-    tags: Tags,
+    new: NewVolume<'_>,
 ) -> Result<Volume, Error> {
-    let (assignment, attachment) = match attached {
+    let (assignment, attachment) = match new.attached {
         None => (Assignment::free(), None),
         Some((instance, attachment)) => (Assignment::held_by(instance), Some(attachment)),
     };
     let volume = Volume {
         account,
         id: VolumeId::generate(ids),
-        host: place.host,
-        zone: place.zone.to_owned(),
-        size_bytes: shape.size_bytes,
-        volume_type: shape.volume_type,
-        iops: shape.iops,
-        throughput: shape.throughput,
-        snapshot: shape.snapshot,
+        host: new.host,
+        zone: new.zone.to_owned(),
+        size_bytes: new.shape.size_bytes,
+        volume_type: new.shape.volume_type,
+        iops: new.shape.iops,
+        throughput: new.shape.throughput,
+        snapshot: new.shape.snapshot,
         created_at: now,
         assignment,
         attachment,
         deleted_at: None,
     };
-    terroir_resources::register(txn, account, &volume.id.to_string(), "volume", tags, now)?;
-    txn.put(&host_volume_key(place.host, volume.id), &HostVolume { account })?;
+    terroir_resources::register(txn, account, &volume.id.to_string(), "volume", new.tags, now)?;
+    txn.put(&host_volume_key(new.host, volume.id), &HostVolume { account })?;
     txn.put(&volume_key(account, volume.id), &volume)?;
     Ok(volume)
 }

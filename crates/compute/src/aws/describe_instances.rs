@@ -26,46 +26,50 @@ pub(super) fn named(cx: &Context<'_>, ids: &[String]) -> Result<Vec<Arc<Instance
     ids.into_iter().map(|id| ops::find_instance(cx.txn, cx.account(), id)).collect()
 }
 
-/// One page of the instances that match. Without anything to match only those of the page are looked up.
-pub(super) fn page_of(
-    cx: &Context<'_>,
-    action: &str,
-    scope: &str,
-    page: PageRequest<'_>,
-    instances: Vec<Arc<Instance>>,
-    filters: &Filters,
-    keep: Option<&dyn Fn(&Row) -> bool>,
-    field: impl Fn(&mut Lookup<'_, '_>, &Row, &str) -> Result<Vec<String>, Error>,
-) -> Result<(Vec<Row>, Option<String>), Error> {
-    let lookup = RefCell::new(Lookup::new(cx));
-    if filters.is_empty() && keep.is_none() {
-        let items = instances.into_iter().map(|spec| (spec.id.to_string(), spec));
-        let (page, next) = paginate(cx, action, scope, page, Bounds::EC2, items)?;
-        let rows = page.into_iter().map(|spec| lookup.borrow_mut().row(spec)).collect::<Result<_, _>>()?;
-        return Ok((rows, next));
-    }
-    // The first failure; the list ends there.
-    let failed: RefCell<Option<Error>> = RefCell::new(None);
-    let fail = |error: Error| {
-        failed.borrow_mut().get_or_insert(error);
-    };
-    let items = instances
-        .into_iter()
-        .map_while(|spec| {
-            let row = lookup.borrow_mut().row(spec);
-            row.map_err(&fail).ok()
-        })
-        .filter(|row| {
-            keep.is_none_or(|keep| keep(row))
-                && filters.matches(&row.tags, |name| {
-                    field(&mut lookup.borrow_mut(), row, name).map_err(&fail).unwrap_or_default()
-                })
-        })
-        .map(|row| (row.spec.id.to_string(), row));
-    let page = paginate(cx, action, scope, page, Bounds::EC2, items)?;
-    match failed.into_inner() {
-        Some(error) => Err(error),
-        None => Ok(page),
+/// A list of instances that is asked for.
+pub(super) struct Listing<'a> {
+    pub action: &'a str,
+    /// What a page token is bound to.
+    pub scope: String,
+    pub page: PageRequest<'a>,
+    pub instances: Vec<Arc<Instance>>,
+    pub filters: Filters,
+    /// What belongs into the list at all.
+    pub keep: Option<fn(&Row) -> bool>,
+    /// What an instance has under a filter's name.
+    pub field: fn(&mut Lookup<'_, '_>, &Row, &str) -> Result<Vec<String>, Error>,
+}
+
+impl Listing<'_> {
+    /// One page of what matches. Without anything to match only the instances of the page are looked up.
+    pub fn rows(self, cx: &Context<'_>) -> Result<(Vec<Row>, Option<String>), Error> {
+        let lookup = RefCell::new(Lookup::new(cx));
+        if self.filters.is_empty() && self.keep.is_none() {
+            let items = self.instances.into_iter().map(|spec| (spec.id.to_string(), spec));
+            let (page, next) = paginate(cx, self.action, &self.scope, self.page, Bounds::EC2, items)?;
+            let rows = page.into_iter().map(|spec| lookup.borrow_mut().row(spec)).collect::<Result<_, _>>()?;
+            return Ok((rows, next));
+        }
+        // The first failure; the list ends there.
+        let failed: RefCell<Option<Error>> = RefCell::new(None);
+        let fail = |error: Error| {
+            failed.borrow_mut().get_or_insert(error);
+        };
+        let field = |row: &Row, name: &str| {
+            (self.field)(&mut lookup.borrow_mut(), row, name).map_err(&fail).unwrap_or_default()
+        };
+        let items = self
+            .instances
+            .into_iter()
+            .map_while(|spec| lookup.borrow_mut().row(spec).map_err(&fail).ok())
+            .filter(|row| self.keep.is_none_or(|keep| keep(row)))
+            .filter(|row| self.filters.matches(&row.tags, |name| field(row, name)))
+            .map(|row| (row.spec.id.to_string(), row));
+        let page = paginate(cx, self.action, &self.scope, self.page, Bounds::EC2, items)?;
+        match failed.into_inner() {
+            Some(error) => Err(error),
+            None => Ok(page),
+        }
     }
 }
 
@@ -101,10 +105,16 @@ impl Action for DescribeInstances {
     fn run(cx: &mut Context<'_>, request: Request<Self>) -> Result<Response<Self>, Error> {
         let filters = parse_filters(&request.filters, INSTANCE_FILTERS)?;
         no_page_of_ids(&request.instance_ids, request.max_results, "instancesSet")?;
-        let instances = named(cx, &request.instance_ids)?;
-        let scope = scope(&request.instance_ids, &filters);
-        let (rows, next_token) =
-            page_of(cx, "DescribeInstances", &scope, request.page(), instances, &filters, None, values)?;
+        let listing = Listing {
+            action: "DescribeInstances",
+            scope: scope(&request.instance_ids, &filters),
+            page: request.page(),
+            instances: named(cx, &request.instance_ids)?,
+            filters,
+            keep: None,
+            field: values,
+        };
+        let (rows, next_token) = listing.rows(cx)?;
         Ok(ec2::DescribeInstancesResult { reservations: reservations(cx, &rows)?, next_token })
     }
 }

@@ -3,7 +3,7 @@ use terroir_aws_model::{Decode, ec2};
 use terroir_block_storage::aws::{no_page_of_ids, parse_filters, scope};
 use terroir_types::Error;
 
-use super::describe_instances::{named, page_of};
+use super::describe_instances::{Listing, named};
 use super::instance_shape::{Lookup, Row, state};
 use crate::model::{Event, EventKind};
 use crate::state::InstanceState;
@@ -94,12 +94,16 @@ impl Action for DescribeInstanceStatus {
         let filters = parse_filters(&request.filters, FILTERS)?;
         no_page_of_ids(&request.instance_ids, request.max_results, "instancesSet")?;
         let all = request.include_all_instances == Some(true);
-        let instances = named(cx, &request.instance_ids)?;
-        let scope = format!("{}|{all}", scope(&request.instance_ids, &filters));
-        let running = |row: &Row| row.state == InstanceState::Running;
-        let keep: Option<&dyn Fn(&Row) -> bool> = if all { None } else { Some(&running) };
-        let (rows, next_token) =
-            page_of(cx, "DescribeInstanceStatus", &scope, request.page(), instances, &filters, keep, field)?;
+        let listing = Listing {
+            action: "DescribeInstanceStatus",
+            scope: format!("{}|{all}", scope(&request.instance_ids, &filters)),
+            page: request.page(),
+            instances: named(cx, &request.instance_ids)?,
+            filters,
+            keep: (!all).then_some(|row| row.state == InstanceState::Running),
+            field,
+        };
+        let (rows, next_token) = listing.rows(cx)?;
         let status = |row: &Row| ec2::InstanceStatus {
             availability_zone: Some(row.spec.zone.clone()),
             events: events(row),

@@ -15,6 +15,20 @@ mod run_instances;
 mod run_request;
 mod volumes;
 
+#[cfg(test)]
+pub(crate) use {
+    attributes::{DescribeInstanceAttribute, ModifyInstanceAttribute},
+    console::GetConsoleOutput,
+    describe_instances::DescribeInstances,
+    instance_status::DescribeInstanceStatus,
+    instance_types::{DescribeInstanceTypeOfferings, DescribeInstanceTypes},
+    key_pairs::{CreateKeyPair, DeleteKeyPair, DescribeKeyPairs, ImportKeyPair},
+    metadata_options::ModifyInstanceMetadataOptions,
+    power::{RebootInstances, StartInstances, StopInstances, TerminateInstances},
+    run_instances::RunInstances,
+    volumes::{AttachVolume, CreateVolume, DetachVolume},
+};
+
 use std::sync::Arc;
 use terroir_action::Registry;
 

@@ -247,7 +247,7 @@ mod tests {
     fn a_host_is_told_what_changed_since_its_cursor() {
         let mut view = HostView::new(u64::MAX);
         let mut world = World::new();
-        let mut change = |view: &mut HostView, world: &mut World, key: &str, zone: Option<&str>| {
+        let change = |view: &mut HostView, world: &mut World, key: &str, zone: Option<&str>| {
             world.insert(key.to_owned(), zone.map(section));
             view.update(&key.to_owned(), world[key].as_ref())
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use terroir_action::Context;
 use terroir_block_storage::Assignment;
 use terroir_block_storage::model::{Attachment, Image};
-use terroir_block_storage::ops::{VolumePlace, VolumeShape};
+use terroir_block_storage::ops::{NewVolume, VolumeShape};
 use terroir_network::ops::InterfaceRequest;
 use terroir_policy::Policy;
 use terroir_resources::{Tags, add_to_count};
@@ -254,16 +254,14 @@ fn volumes(
             attached_at: cx.now,
             hot: false,
         };
-        let made = terroir_block_storage::ops::create_volume(
-            cx.txn,
-            cx.ids,
-            cx.caller.account,
-            cx.now,
-            VolumePlace { host, zone },
-            &volume.shape,
-            Some((instance, attachment)),
-            launch.volume_tags.clone(),
-        )?;
+        let new = NewVolume {
+            host,
+            zone,
+            shape: &volume.shape,
+            attached: Some((instance, attachment)),
+            tags: launch.volume_tags.clone(),
+        };
+        let made = terroir_block_storage::ops::create_volume(cx.txn, cx.ids, cx.caller.account, cx.now, new)?;
         ids.push(made.id);
     }
     Ok(ids)

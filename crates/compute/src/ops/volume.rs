@@ -2,7 +2,7 @@
 
 use terroir_action::Context;
 use terroir_block_storage::model::{Attachment, Volume};
-use terroir_block_storage::ops::{self as block, VolumePlace, VolumeShape};
+use terroir_block_storage::ops::{self as block, NewVolume, VolumeShape};
 use terroir_resources::{Tags, add_to_count};
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error, ErrorClass, InstanceId, Timestamp, VolumeId};
@@ -23,7 +23,7 @@ pub fn create_volume(cx: &mut Context<'_>, zone: &str, shape: &VolumeShape, tags
     let limit = limits(cx.txn, account)?.volumes;
     add_to_count(cx.txn, account, COUNT_VOLUMES, 1, limit, || super::launch::volume_limit(limit))?;
     let host = place_volume(cx.txn, zone, shape.size_bytes, cx.ids)?;
-    block::create_volume(cx.txn, cx.ids, account, cx.now, VolumePlace { host, zone }, shape, None, tags)
+    block::create_volume(cx.txn, cx.ids, account, cx.now, NewVolume { host, zone, shape, attached: None, tags })
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
