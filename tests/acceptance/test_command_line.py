@@ -30,7 +30,7 @@ def test_up_status_env_down(cloud):
     assert identity["Arn"].endswith(f"{identity['Account']}:root")
 
     for text in ("simulated", cloud.endpoint):
-        assert text in cloud.terroir("status").stdout
+        assert text in cloud.terroir("status").stdout.lower()
     cloud.stop()
     assert cloud.status()["ready"] is False
     assert cloud.processes() == []

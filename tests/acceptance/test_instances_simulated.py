@@ -71,9 +71,9 @@ def test_pages_are_stable_while_instances_come(ec2, image):
     seen = [instance["InstanceId"] for group in page["Reservations"] for instance in group["Instances"]]
     assert len(seen) == 5 and page["NextToken"]
     # Another account or another filter has no use for the token, nor has one who changed it.
-    refused("InvalidParameterValue", ec2.describe_instances, MaxResults=5, NextToken=page["NextToken"])
+    refused("InvalidNextToken", ec2.describe_instances, MaxResults=5, NextToken=page["NextToken"])
     changed = page["NextToken"][:-2] + "AA"
-    refused("InvalidParameterValue", ec2.describe_instances, Filters=mine, MaxResults=5, NextToken=changed)
+    refused("InvalidNextToken", ec2.describe_instances, Filters=mine, MaxResults=5, NextToken=changed)
     launch(ec2, image, TagSpecifications=tags)
     while page.get("NextToken"):
         page = ec2.describe_instances(Filters=mine, MaxResults=5, NextToken=page["NextToken"])

@@ -5,6 +5,7 @@ import re
 import subprocess
 
 import pytest
+from errors import refused
 from guest import Guest
 from waiting import until
 
@@ -78,6 +79,15 @@ def test_a_volume_is_seen_kept_and_moved(guest):
     ec2.detach_volume(VolumeId=volume)
     until("free at the end", lambda: state() == "available")
     ec2.delete_volume(VolumeId=volume)
+
+
+def test_too_many_for_the_host_are_refused_with_the_reason(tenant, guest):
+    """All or nothing."""
+    wish = {"ImageId": tenant.tiny, "InstanceType": "m5.2xlarge", "MinCount": 50, "MaxCount": 50}
+    error = refused("InsufficientInstanceCapacity", tenant.ec2.run_instances, status=500, **wish)
+    assert any(word in error["Error"]["Message"] for word in ("GiB", "MiB", "vCPU")), error
+    assert len(tenant.ec2.describe_instances()["Reservations"]) == 1
+    assert guest.state == "running"
 
 
 def test_stop_and_start_keep_the_disk(guest):
