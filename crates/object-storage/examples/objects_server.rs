@@ -35,12 +35,12 @@ async fn main() -> Result<(), Failure> {
         backend: Arc::new(backend),
         clock,
         ids,
-        region: "eu-west-1".to_owned(),
+        region: "eu-local-1".to_owned(),
         domains: vec!["localhost".to_owned()],
     };
     let front = s3_service(options).await?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;
-    println!("export AWS_ENDPOINT_URL=http://{} AWS_DEFAULT_REGION=eu-west-1", listener.local_addr()?);
+    println!("export AWS_ENDPOINT_URL=http://{} AWS_DEFAULT_REGION=eu-local-1", listener.local_addr()?);
     println!("export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}", account.access_key_id, account.secret.expose());
     loop {
         let (stream, _) = listener.accept().await?;

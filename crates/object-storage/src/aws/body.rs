@@ -73,7 +73,7 @@ pub(super) enum Proof {
     /// SHA-256 in hex.
     Sha256(String),
     Chunks {
-        signer: Option<ChunkSigner>,
+        signer: Option<Box<ChunkSigner>>,
         trailers: bool,
     },
 }
@@ -109,7 +109,7 @@ impl CheckedBody {
         let (decoder, sha256) = match proof {
             Proof::None => (None, None),
             Proof::Sha256(hash) => (None, Some((Sha256::new(), hash))),
-            Proof::Chunks { signer, trailers } => (Some(Decoder::new(signer, trailers)), None),
+            Proof::Chunks { signer, trailers } => (Some(Decoder::new(signer.map(|signer| *signer), trailers)), None),
         };
         let claims = (claims.md5.is_some() || claims.checksum.is_some()).then(|| {
             let algorithms: Vec<_> = claims.checksum.iter().map(|(algorithm, _)| *algorithm).collect();

@@ -47,7 +47,7 @@ impl S3Api {
         let (name, now) = (request.input.bucket, self.clock().now());
         let create = |txn: &mut terroir_store::Txn| ops::create_bucket(txn, account, &name, self.ids(), now);
         self.iam().store().transact(&[], create).await.map_err(from_domain)?;
-        Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")), ..Default::default() }))
+        Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
     }
 
     /// Closed in the backend, gone from the state, gone in the backend: a crash in between is settled at the next start.
@@ -112,7 +112,6 @@ impl S3Api {
                 bucket_region: Some(self.region().to_owned()),
                 creation_date: Some(timestamp(bucket.created_at)),
                 name: Some(bucket.name().to_owned()),
-                ..Default::default()
             })
             .collect();
         Ok(S3Response::new(ListBucketsOutput {

@@ -290,7 +290,10 @@ fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) ->
                 return Err(s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message));
             }
         };
-        let signer = signed.then(|| ChunkSigner::new(key, presented.scope, presented.signed_at, presented.signature));
+        let signer = signed.then(|| {
+            let Presented { scope, signed_at, signature, .. } = presented;
+            Box::new(ChunkSigner::new(key, scope, signed_at, signature))
+        });
         return Ok((Proof::Chunks { signer, trailers }, Some(decoded)));
     }
     if has_body && length.is_none() && parts.headers.contains_key(TRANSFER_ENCODING) {

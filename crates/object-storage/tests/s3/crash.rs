@@ -56,7 +56,7 @@ async fn write(backend: LocalBackend, writer: u64) {
         let version = OsRandom.next_u64() >> 16;
         let key = format!("{writer}-{}", version % KEYS);
         let place = Place::new(bucket(), key.as_str());
-        if version % 11 == 0 {
+        if version.is_multiple_of(11) {
             say("deleting", &key, version);
             backend.delete(&place, WriteCondition::Always).await.unwrap();
             say("deleted", &key, version);
