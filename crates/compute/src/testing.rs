@@ -189,7 +189,7 @@ impl World {
     }
 
     /// Keys in the view, by kind.
-    pub fn kinds(&self) -> BTreeMap<String, usize> {
+    pub async fn kinds(&self) -> BTreeMap<String, usize> {
         const KINDS: &[&str] = &[
             "instance",
             "instance-status",
@@ -207,7 +207,7 @@ impl World {
             "key-pair",
             "key-name",
         ];
-        let txn = self.store.stale();
+        let txn = self.store.read().await.unwrap();
         let counts = KINDS.iter().map(|kind| ((*kind).to_owned(), txn.count(&terroir_store::Key::new(*kind))));
         counts.filter(|(_, count)| *count > 0).collect()
     }

@@ -187,6 +187,20 @@ impl HostGateway {
     /// Renders what is marked from one snapshot, and gives what a host with `cursor` has to be told.
     fn refresh(&self, id: HostId, shared: &Shared, txn: &Txn, cursor: Cursor) -> Result<SpecPage, Error> {
         let mut view = shared.lock();
+        let mut fresh = self.render_marked(id, &mut view, txn)?;
+        view.page(cursor, |key| match fresh.remove(key) {
+            Some(section) => Ok(section),
+            None => self.render(txn, key, id),
+        })
+    }
+
+    /// Takes over what is marked, from one snapshot; gives what is new.
+    fn render_marked(
+        &self,
+        id: HostId,
+        view: &mut HostView,
+        txn: &Txn,
+    ) -> Result<HashMap<SectionKey, Option<Section>>, Error> {
         let dirty = view.take_dirty(txn.revision(), || self.all_sections(txn, id))?;
         let mut fresh: HashMap<SectionKey, Option<Section>> = HashMap::new();
         for key in dirty {
@@ -202,10 +216,7 @@ impl HostGateway {
                 }
             }
         }
-        view.page(cursor, |key| match fresh.remove(key) {
-            Some(section) => Ok(section),
-            None => self.render(txn, key, id),
-        })
+        Ok(fresh)
     }
 
     fn all_sections(&self, txn: &Txn, id: HostId) -> Result<BTreeSet<SectionKey>, Error> {
@@ -238,8 +249,7 @@ impl HostGateway {
     }
 
     /// A snapshot of which every change has marked its sections.
-    async fn marked_snapshot(&self) -> Result<Txn, CrossingError> {
-        let txn = self.store.stale();
+    async fn marked(&self, txn: Txn) -> Result<Txn, CrossingError> {
         let revision = txn.revision();
         let mut marked = self.marked.subscribe();
         let reached = marked.wait_for(|marked| *marked >= revision);
@@ -250,11 +260,19 @@ impl HostGateway {
     }
 
     async fn registered(&self, id: HostId) -> Result<(), CrossingError> {
-        match self.store.stale().peek::<Host>(&host_key(id)) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(CrossingError::Refused(format!("{id} is not registered"))),
-            Err(error) => Err(crossing(&error)),
+        let known = |txn: &Txn| txn.peek::<Host>(&host_key(id)).map(|host| host.is_some());
+        if known(&self.store.stale()).map_err(|error| crossing(&error))? {
+            return Ok(());
         }
+        // It may have been registered just now.
+        if known(&self.fresh().await?).map_err(|error| crossing(&error))? {
+            return Ok(());
+        }
+        Err(CrossingError::Refused(format!("{id} is not registered")))
+    }
+
+    async fn fresh(&self) -> Result<Txn, CrossingError> {
+        self.store.read().await.map_err(|error| crossing(&error.into()))
     }
 
     /// Where the bytes called `name` are; none if the host's spec does not name them.
@@ -263,12 +281,12 @@ impl HostGateway {
         let mut user = shared.lock().user_of_blob(name).cloned();
         if user.is_none() {
             // The first pull after a restart may be still to come.
-            let txn = self.marked_snapshot().await?;
-            self.refresh(id, &shared, &txn, Cursor::MAX).map_err(|error| crossing(&error))?;
+            let txn = self.marked(self.fresh().await?).await?;
+            self.render_marked(id, &mut shared.lock(), &txn).map_err(|error| crossing(&error))?;
             user = shared.lock().user_of_blob(name).cloned();
         }
         let Some(user) = user else { return Ok(None) };
-        locate(&self.store.stale(), id, name, &user).map_err(|error| crossing(&error))
+        locate(&self.fresh().await?, id, name, &user).map_err(|error| crossing(&error))
     }
 }
 
@@ -336,7 +354,7 @@ impl ControlPlane for HostGateway {
             let rung = shared.bell.notified();
             tokio::pin!(rung);
             rung.as_mut().enable();
-            let txn = self.marked_snapshot().await?;
+            let txn = self.marked(self.store.stale()).await?;
             let page = self.refresh(host, &shared, &txn, cursor).map_err(|error| crossing(&error))?;
             drop(txn);
             let news = page.full || !page.changed.is_empty() || !page.removed.is_empty();

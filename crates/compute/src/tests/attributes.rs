@@ -191,7 +191,7 @@ async fn key_pairs_come_and_go_but_stay_with_their_instances() {
         panic!("no section")
     };
     assert!(rsa.starts_with(&section.metadata.key_pair.as_ref().unwrap().openssh));
-    assert_eq!(cloud.world.kinds().get("key-pair"), Some(&1), "the pair that nobody has is collected");
+    assert_eq!(cloud.world.kinds().await.get("key-pair"), Some(&1), "the pair that nobody has is collected");
     assert_eq!(code(&cloud.world.call::<ImportKeyPair>(import("theirs", rsa)).await), "ok", "the name is free");
 }
 

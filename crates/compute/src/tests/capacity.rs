@@ -19,7 +19,7 @@ async fn a_full_host_says_what_it_lacks() {
     for words in ["host box has 4 of 8 vCPUs free", "1 GiB of 32 GiB memory free"] {
         assert!(error.message().contains(words), "{error}");
     }
-    assert!(world.kinds().is_empty());
+    assert!(world.kinds().await.is_empty());
     let some = world.call::<RunInstances>(ec2::RunInstancesRequest { min_count: 1, ..world.run(9) }).await.unwrap();
     assert_eq!(some.instances.len(), 4, "as many as there is room for");
     let error = world.call::<RunInstances>(world.run(1)).await.unwrap_err();
@@ -49,7 +49,7 @@ async fn quotas_hold_exactly() {
         world.with_context(|cx| cx.txn.put(&limits_key(account), &limits)).await.unwrap();
         let result = world.call::<RunInstances>(world.run(3)).await;
         assert_eq!(code(&result), expected);
-        assert!(world.kinds().is_empty());
+        assert!(world.kinds().await.is_empty());
     }
     world.with_context(|cx| cx.txn.put(&limits_key(account), &Limits { vcpus: 2, ..Limits::default() })).await.unwrap();
     assert_eq!(code(&world.call::<RunInstances>(world.run(2)).await), "ok");
@@ -73,8 +73,15 @@ async fn a_stopped_instance_gives_its_processors_to_others() {
     cloud.world.call::<TerminateInstances>(gone).await.unwrap();
     cloud.settle().await;
     cloud.world.call::<StartInstances>(start).await.unwrap();
-    let reserved =
-        cloud.world.store.stale().peek::<HostCapacity>(&host_capacity_key(cloud.world.host)).unwrap().unwrap();
+    let reserved = cloud
+        .world
+        .store
+        .read()
+        .await
+        .unwrap()
+        .peek::<HostCapacity>(&host_capacity_key(cloud.world.host))
+        .unwrap()
+        .unwrap();
     assert_eq!(reserved.reserved.vcpus, 4);
 }
 

@@ -153,7 +153,7 @@ impl History {
                 self.past.push(report.clone());
                 // Some reports overtake others.
                 let first = if step.which % 3 == 0 { self.late.replace(report) } else { Some(report) };
-                for report in first {
+                if let Some(report) = first {
                     self.cloud.gateway.report(report).await.unwrap();
                 }
             }
@@ -218,11 +218,18 @@ impl History {
         self.check().await;
         self.cloud.world.advance(7200);
         self.cloud.world.with_context(|cx| ops::collect(cx.txn, cx.now)).await.unwrap();
-        assert_eq!(self.cloud.world.kinds(), BTreeMap::new(), "rows that nobody needs");
+        assert_eq!(self.cloud.world.kinds().await, BTreeMap::new(), "rows that nobody needs");
         let prefix = Key::new("~user-data");
         let user_data = self.cloud.world.store.range_direct::<crate::model::UserData>(&prefix, None, 10).await;
         assert!(user_data.unwrap().is_empty(), "user data that nobody has");
-        let reserved = self.cloud.world.store.stale().peek::<HostCapacity>(&host_capacity_key(self.cloud.world.host));
+        let reserved = self
+            .cloud
+            .world
+            .store
+            .read()
+            .await
+            .unwrap()
+            .peek::<HostCapacity>(&host_capacity_key(self.cloud.world.host));
         assert_eq!(reserved.unwrap().map(|c| c.reserved).unwrap_or_default(), Room::default());
         let whole = self.cloud.host.whole_spec(&*self.cloud.gateway).await;
         assert_eq!(whole.keys().collect::<Vec<_>>(), ["host"], "the host is asked for nothing");

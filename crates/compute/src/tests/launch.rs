@@ -56,7 +56,7 @@ fn rows() -> Vec<(&'static str, Change, &'static str)> {
             Box::new(|r| r.subnet_id = Some("subnet-0123456789abcdef0".into())),
             "InvalidSubnetID.NotFound",
         ),
-        ("malformed subnet", Box::new(|r| r.subnet_id = Some("subnet".into())), "InvalidSubnetId.Malformed"),
+        ("malformed subnet", Box::new(|r| r.subnet_id = Some("subnet".into())), "InvalidSubnetID.Malformed"),
         (
             "unknown group",
             Box::new(|r| r.security_group_ids = vec!["sg-0123456789abcdef0".into()]),
@@ -229,7 +229,7 @@ async fn requests_are_taken_or_refused_in_awss_words() {
         let result = world.call::<RunInstances>(request).await;
         assert_eq!(code(&result), expected, "{what}: {:?}", result.as_ref().err().map(ToString::to_string));
         launched += usize::from(expected == "ok");
-        assert_eq!(world.kinds().get("instance"), Some(&launched), "{what}: all or nothing");
+        assert_eq!(world.kinds().await.get("instance"), Some(&launched), "{what}: all or nothing");
     }
 }
 

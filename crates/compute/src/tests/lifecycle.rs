@@ -79,15 +79,22 @@ async fn a_life_from_launch_to_collection() {
     assert_eq!(code(&cloud.world.call::<TerminateInstances>(terminate(id)).await), "ok", "terminating again too");
     assert_eq!(commands(&cloud, id).await, [WRONG, WRONG, WRONG], "terminated");
     check_usage(&cloud, id).await;
-    let reserved =
-        cloud.world.store.stale().peek::<HostCapacity>(&host_capacity_key(cloud.world.host)).unwrap().unwrap();
+    let reserved = cloud
+        .world
+        .store
+        .read()
+        .await
+        .unwrap()
+        .peek::<HostCapacity>(&host_capacity_key(cloud.world.host))
+        .unwrap()
+        .unwrap();
     assert_eq!(*reserved, HostCapacity::default());
     cloud.world.advance(3599);
     cloud.world.with_context(|cx| ops::collect(cx.txn, cx.now)).await.unwrap();
     cloud.expect(id, S::Terminated).await;
     cloud.world.advance(1);
     cloud.world.with_context(|cx| ops::collect(cx.txn, cx.now)).await.unwrap();
-    assert_eq!(cloud.world.kinds(), std::collections::BTreeMap::new(), "nothing of it is left");
+    assert_eq!(cloud.world.kinds().await, std::collections::BTreeMap::new(), "nothing of it is left");
     let error = cloud.world.call::<TerminateInstances>(terminate(id)).await.unwrap_err();
     assert_eq!(error.code(), "InvalidInstanceID.NotFound");
 }

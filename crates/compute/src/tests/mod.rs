@@ -82,6 +82,8 @@ impl Cloud {
 
     /// One round of the host: pull, act, report. Whether anything was new.
     pub async fn round(&mut self) -> bool {
+        // The view has every commit so far.
+        self.world.store.read().await.unwrap();
         let pulled = self.host.pull(&*self.gateway).await;
         self.host.apply();
         let report = self.host.report(false, self.world.clock.now(), None);
