@@ -187,7 +187,8 @@ mod tests {
         let own: Ipv4Addr = "10.0.0.11".parse().unwrap();
         let broadcast = "255.255.255.255:68";
         type Edit = fn(&mut Message);
-        let rows: [(MessageType, Edit, Option<(MessageType, &str, &str)>); 9] = [
+        type Answer = Option<(MessageType, &'static str, &'static str)>;
+        let rows: [(MessageType, Edit, Answer); 9] = [
             (MessageType::Discover, |_| {}, Some((MessageType::Offer, "10.0.0.11", broadcast))),
             (
                 MessageType::Request,

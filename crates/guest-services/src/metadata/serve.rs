@@ -242,7 +242,8 @@ mod tests {
         assert_eq!(ask(&service, WEB, id, session).0, 401, "another guest's token");
         clock.advance(Duration::from_secs(61));
         assert_eq!(ask(&service, PLAIN, id, session).0, 401, "an ended token");
-        let rows: &[(&str, (u32, u8), &str, &[(&str, &str)], u16)] = &[
+        type Headers<'a> = &'a [(&'a str, &'a str)];
+        let rows: &[(&str, (u32, u8), &str, Headers<'_>, u16)] = &[
             ("version 1 where tokens are required", PLAIN, id, &[], 401),
             ("version 1 where they are not", WEB, id, &[], 200),
             ("a wrong token where none is required", WEB, id, &[(TOKEN, "x")], 401),

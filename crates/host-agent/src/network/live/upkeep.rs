@@ -197,7 +197,7 @@ fn giving_up_interfaces_and_networks() {
     let foreign = format!("t{}-x1", world.tag);
     drop(namespace::create(&foreign).unwrap());
     world.block_on(world.network.remove_all()).unwrap();
-    assert_eq!(world.names(), [foreign.clone()]);
+    assert_eq!(world.names(), std::slice::from_ref(&foreign));
     namespace::remove(&foreign).unwrap();
     assert!(!world.host.sh("ip link; ip route; nft list ruleset").contains(&world.tag));
     drop(guest);
