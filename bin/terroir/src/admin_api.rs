@@ -29,6 +29,7 @@ pub struct HostSummary {
     pub vcpus: u32,
     pub memory_bytes: u64,
     pub volume_bytes_free: u64,
+    pub problems: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -66,15 +67,18 @@ pub struct StoredBlob {
     pub sha256: String,
 }
 
+/// The disk was uploaded as the blob `snapshot/SNAPSHOT`, kernel and initrd as `image-kernel/SHA256` and
+/// `image-initrd/SHA256`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RegisterImageRequest {
     pub name: String,
     pub description: String,
     pub architecture: String,
+    /// Where it comes from, for people.
     pub source: String,
-    /// Of the disk's bytes, as uploaded under the name `upload/SHA256`.
-    pub sha256: String,
-    pub size_bytes: u64,
+    pub snapshot: String,
+    pub disk: StoredBlob,
+    /// Size of the disk inside the blob.
     pub virtual_size_bytes: u64,
     /// `raw`, `qcow2` or `vmdk`.
     pub format: String,

@@ -5,7 +5,9 @@ use futures::TryStreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use std::path::{Path, PathBuf};
+use sha2::{Digest, Sha256};
 use terroir_image_builder::{BuiltImage, DiskFormat, TerminalProgress};
+use terroir_types::{OsRandom, ResourceId, SnapshotId};
 use tokio::io::AsyncWriteExt;
 use tokio_util::io::ReaderStream;
 
@@ -58,16 +60,17 @@ async fn build(what: BuiltIn, folder: PathBuf) -> Result<BuiltImage, String> {
 
 /// Uploads the files and registers them; the local copies are removed, since the cloud keeps its own.
 async fn hand_over(client: &AdminClient, image: BuiltImage, name: Option<String>) -> Result<(), String> {
-    let disk = upload(client, &image.path).await?;
-    let kernel = upload_optional(client, image.boot.kernel.as_deref()).await?;
-    let initrd = upload_optional(client, image.boot.initrd.as_deref()).await?;
+    let snapshot = SnapshotId::generate(&OsRandom).to_string();
+    let disk = upload(client, &image.path, &format!("snapshot/{snapshot}")).await?;
+    let kernel = upload_by_digest(client, image.boot.kernel.as_deref(), "image-kernel").await?;
+    let initrd = upload_by_digest(client, image.boot.initrd.as_deref(), "image-initrd").await?;
     let request = RegisterImageRequest {
         name: name.unwrap_or(image.name),
         description: image.description,
         architecture: image.architecture,
         source: image.source,
-        sha256: disk.sha256,
-        size_bytes: disk.size_bytes,
+        snapshot,
+        disk,
         virtual_size_bytes: image.size_bytes,
         format: match image.format {
             DiskFormat::Raw => "raw",
@@ -89,18 +92,23 @@ async fn hand_over(client: &AdminClient, image: BuiltImage, name: Option<String>
     Ok(())
 }
 
-async fn upload_optional(client: &AdminClient, file: Option<&Path>) -> Result<Option<StoredBlob>, String> {
-    match file {
-        Some(file) => upload(client, file).await.map(Some),
-        None => Ok(None),
-    }
+/// Small files are kept under their digest, so that images share them.
+async fn upload_by_digest(
+    client: &AdminClient,
+    file: Option<&Path>,
+    kind: &str,
+) -> Result<Option<StoredBlob>, String> {
+    let Some(file) = file else { return Ok(None) };
+    let bytes = tokio::fs::read(file).await.map_err(|error| format!("{}: {error}", file.display()))?;
+    let name = format!("{kind}/{}", hex::encode(Sha256::digest(&bytes)));
+    upload(client, file, &name).await.map(Some)
 }
 
-async fn upload(client: &AdminClient, file: &Path) -> Result<StoredBlob, String> {
+async fn upload(client: &AdminClient, file: &Path, name: &str) -> Result<StoredBlob, String> {
     let reader = tokio::fs::File::open(file).await.map_err(|error| format!("{}: {error}", file.display()))?;
     let chunks = ReaderStream::with_capacity(reader, 256 << 10).map_ok(Frame::<Bytes>::data);
     let body = StreamBody::new(chunks).boxed_unsync();
-    client.put("/blobs", body).await.map_err(|error| error.to_string())
+    client.put(&format!("/blobs/{name}"), body).await.map_err(|error| error.to_string())
 }
 
 async fn list(layout: &Layout, json: bool) -> Result<(), String> {

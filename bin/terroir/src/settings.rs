@@ -14,6 +14,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub hypervisor: HypervisorSetting,
     pub region: String,
+    /// Who runs this machine.
+    pub operator: String,
+    /// Where it stands and where its operator has its seat: two letters of ISO 3166.
+    pub country: String,
     /// Letter of this site's availability zone, after the region's name.
     pub zone_suffix: String,
     pub public_pool: String,
@@ -49,6 +53,9 @@ impl Default for Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
             hypervisor: HypervisorSetting::Qemu,
             region: "eu-local-1".to_owned(),
+            operator: "local".to_owned(),
+            // ISO 3166's code for "not stated".
+            country: "ZZ".to_owned(),
             zone_suffix: "a".to_owned(),
             public_pool: "100.96.0.0/20".to_owned(),
             edge_pool: "100.127.0.0/17".to_owned(),

@@ -136,7 +136,7 @@ impl Supervisor {
             let born = Instant::now();
             let end = tokio::select! {
                 end = self.one_life(name, running.take()) => end,
-                _ = stop.wait_for(|stop| *stop) => {
+                () = asked_to_stop(&mut stop) => {
                     if name != GUEST_SERVICES {
                         self.stop_process(name).await;
                     }
@@ -155,7 +155,7 @@ impl Supervisor {
             backoff = if good { FIRST_BACKOFF } else { backoff };
             tokio::select! {
                 () = tokio::time::sleep(backoff) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = asked_to_stop(&mut stop) => return,
             }
             backoff = (backoff * 2).min(LONGEST_BACKOFF);
         }
@@ -242,4 +242,9 @@ impl Supervisor {
             tracing::error!(%error, "cannot write down which processes run");
         }
     }
+}
+
+async fn asked_to_stop(stop: &mut watch::Receiver<bool>) {
+    // A dropped sender means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
 }

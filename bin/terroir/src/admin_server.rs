@@ -1,0 +1,278 @@
+//! The operator's commands, over a Unix socket in the data folder. Only root and the control plane's own user can
+//! connect: the socket's mode says so.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, put};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use futures::TryStreamExt;
+use terroir_agent_api::BlobFormat;
+use terroir_api_server::OperatorStatus;
+use terroir_block_storage::model::{Blob, Image, ImageBoot, Snapshot, snapshot_key};
+use terroir_block_storage::ops::{BlobSource, SystemImage};
+use terroir_block_storage::SYSTEM_ACCOUNT;
+use terroir_compute::gateway::BlobStore;
+use terroir_iam::ops::KeyOwner;
+use terroir_compute::model::{HostStatus, Instance, InstanceStatus, instance_status_key};
+use terroir_compute::state::{HostKnowledge, instance_state};
+use terroir_store::Key;
+use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
+use tokio_util::io::ReaderStream;
+
+use crate::admin_api::{
+    AccountSummary, Environment, HostSummary, ImageSummary, NewAccountAnswer, NewAccountRequest, RegisterImageRequest,
+    ServerStatus, StoredBlob,
+};
+use crate::server::{Cloud, FIRST_ACCOUNT};
+use crate::up;
+
+#[derive(Clone)]
+pub struct Admin {
+    cloud: Cloud,
+}
+
+/// An error as a sentence for the operator.
+struct Refusal(Error);
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<terroir_store::StoreError> for Refusal {
+    fn from(error: terroir_store::StoreError) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match self.0.class() {
+            ErrorClass::Internal | ErrorClass::Unavailable => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        let detail = self.0.internal_detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+        (status, format!("{}{detail}", self.0.message())).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Refusal>;
+
+impl Admin {
+    pub fn new(cloud: Cloud) -> Self {
+        Self { cloud }
+    }
+
+    pub fn router(self) -> axum::Router {
+        axum::Router::new()
+            .route("/status", get(status))
+            .route("/environment", get(environment))
+            .route("/accounts", get(list_accounts).post(add_account))
+            .route("/blobs/{*name}", put(put_blob))
+            .route("/images", get(list_images).post(register_image))
+            .route("/images/{id}/disk", get(image_disk))
+            .layer(DefaultBodyLimit::disable())
+            .with_state(Arc::new(self))
+    }
+}
+
+impl OperatorStatus for Admin {
+    fn ready(&self) -> Result<(), String> {
+        let txn = self.cloud.store.stale();
+        match host(&txn) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err("the host's agent has not reported yet".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+/// Whether the host that this machine is has reported.
+fn host(txn: &terroir_store::Txn) -> Result<Option<HostSummary>, Error> {
+    let hosts = txn.peek_range::<HostStatus>(&Key::new("host-status"))?;
+    Ok(hosts.into_iter().next().map(|(key, status)| {
+        let facts = status.facts.clone();
+        HostSummary {
+            id: key.last().to_owned(),
+            name: facts.name,
+            accelerator: facts.accelerator,
+            accelerator_reason: facts.accelerator_reason,
+            vcpus: facts.vcpus,
+            memory_bytes: facts.memory_bytes,
+            volume_bytes_free: facts.volume_bytes_free,
+            problems: facts.problems,
+        }
+    }))
+}
+
+/// Instances of all accounts by state.
+fn instances(txn: &terroir_store::Txn) -> Result<BTreeMap<String, usize>, Error> {
+    let mut counts = BTreeMap::new();
+    for (_, instance) in txn.peek_range::<Instance>(&Key::new("instance"))? {
+        let status = txn.peek::<InstanceStatus>(&instance_status_key(instance.account, instance.id))?;
+        let state = instance_state(&instance, status.as_deref(), HostKnowledge::Expected);
+        *counts.entry(state.name().to_owned()).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
+    let cloud = &admin.cloud;
+    let txn = cloud.store.read().await?;
+    let ready = OperatorStatus::ready(&*admin);
+    let host = host(&txn)?;
+    let mut problems: Vec<String> = ready.err().into_iter().collect();
+    problems.extend(host.iter().flat_map(|host| host.problems.clone()));
+    Ok(Json(ServerStatus {
+        ready: host.is_some() && admin.ready().is_ok(),
+        endpoint: up::endpoint(&cloud.settings),
+        region: cloud.region.name.clone(),
+        hypervisor: format!("{:?}", cloud.settings.hypervisor).to_lowercase(),
+        accounts: terroir_iam::ops::list_accounts(&txn)?.len(),
+        instances: instances(&txn)?,
+        images: system_images(&txn)?.len(),
+        revision: txn.revision(),
+        host,
+        problems,
+    }))
+}
+
+/// The first account's credentials; they are kept sealed and nowhere else.
+async fn environment(State(admin): State<Arc<Admin>>) -> Answer<Environment> {
+    let cloud = &admin.cloud;
+    let txn = cloud.store.read().await?;
+    let accounts = terroir_iam::ops::list_accounts(&txn)?;
+    let first = accounts
+        .iter()
+        .find(|account| account.tenant.name == FIRST_ACCOUNT)
+        .ok_or_else(|| Error::internal("there is no first account"))?;
+    let keys = terroir_iam::ops::list_access_keys(&txn, first.id, KeyOwner::Root)?;
+    let key = keys.first().ok_or_else(|| Error::internal("the first account has no access key left"))?;
+    Ok(Json(Environment {
+        endpoint: up::endpoint(&cloud.settings),
+        region: cloud.region.name.clone(),
+        access_key_id: key.id.clone(),
+        secret_access_key: key.tenant.secret.expose().clone(),
+    }))
+}
+
+async fn add_account(
+    State(admin): State<Arc<Admin>>,
+    Json(request): Json<NewAccountRequest>,
+) -> Answer<NewAccountAnswer> {
+    let cloud = &admin.cloud;
+    let now = cloud.clock.now();
+    let add = |txn: &mut terroir_store::Txn| {
+        let account = terroir_iam::ops::create_account(txn, &request.name, &*cloud.ids, now)?;
+        terroir_network::ops::ensure_default_vpc(txn, account.account_id, now, &*cloud.ids, &cloud.region)?;
+        Ok(account)
+    };
+    let (account, _) = cloud.store.transact(&[], add).await?;
+    Ok(Json(NewAccountAnswer {
+        account_id: account.account_id.to_string(),
+        name: request.name.clone(),
+        access_key_id: account.access_key_id,
+        secret_access_key: account.secret.expose().clone(),
+    }))
+}
+
+async fn list_accounts(State(admin): State<Arc<Admin>>) -> Answer<Vec<AccountSummary>> {
+    let txn = admin.cloud.store.read().await?;
+    let accounts = terroir_iam::ops::list_accounts(&txn)?;
+    let summary = |account: &Arc<terroir_iam::model::Account>| AccountSummary {
+        account_id: account.id.to_string(),
+        name: account.tenant.name.clone(),
+        created_at: account.created_at.to_rfc3339_seconds(),
+    };
+    Ok(Json(accounts.iter().map(summary).collect()))
+}
+
+async fn put_blob(State(admin): State<Arc<Admin>>, Path(name): Path<String>, body: Body) -> Answer<StoredBlob> {
+    Ok(Json(admin.cloud.blobs.put(&name, body.into_data_stream().map_err(Into::into)).await?))
+}
+
+async fn register_image(
+    State(admin): State<Arc<Admin>>,
+    Json(request): Json<RegisterImageRequest>,
+) -> Answer<ImageSummary> {
+    let cloud = &admin.cloud;
+    let now = cloud.clock.now();
+    let snapshot: SnapshotId = request.snapshot.parse()?;
+    let format = match request.format.as_str() {
+        "raw" => BlobFormat::Raw,
+        "qcow2" => BlobFormat::Qcow2,
+        "vmdk" => BlobFormat::Vmdk,
+        other => return Err(Error::invalid("InvalidParameterValue", format!("'{other}' is no disk format")).into()),
+    };
+    let raw = |blob: &StoredBlob| Blob {
+        sha256: blob.sha256.clone(),
+        size_bytes: blob.size_bytes,
+        format: BlobFormat::Raw,
+    };
+    let direct_boot = request.kernel.as_ref().map(|kernel| ImageBoot {
+        kernel: raw(kernel),
+        initrd: request.initrd.as_ref().map(raw),
+        command_line: request.command_line.clone().unwrap_or_default(),
+    });
+    let system = SystemImage {
+        name: request.name.clone(),
+        description: format!("{} (from {})", request.description, request.source),
+        architecture: request.architecture.clone(),
+        snapshot,
+        disk: Blob { sha256: request.disk.sha256.clone(), size_bytes: request.disk.size_bytes, format },
+        disk_bytes: request.virtual_size_bytes,
+        direct_boot,
+    };
+    let register = |txn: &mut terroir_store::Txn| {
+        terroir_block_storage::ops::register_system_image(txn, &*cloud.ids, now, system.clone())
+    };
+    let ((image, freed), _) = cloud.store.transact(&[], register).await?;
+    for snapshot in freed {
+        cloud.blobs.remove(&format!("snapshot/{snapshot}")).await?;
+    }
+    let txn = cloud.store.read().await?;
+    Ok(Json(summary(&txn, &image)?))
+}
+
+fn summary(txn: &terroir_store::Txn, image: &Image) -> Result<ImageSummary, Error> {
+    let snapshot = image.mappings.iter().find_map(|mapping| mapping.snapshot);
+    let snapshot = snapshot.ok_or_else(|| Error::internal(format_args!("{} has no snapshot", image.id)))?;
+    let record = txn
+        .peek::<Snapshot>(&snapshot_key(SYSTEM_ACCOUNT, snapshot))?
+        .ok_or_else(|| Error::internal(format_args!("{snapshot} is gone")))?;
+    Ok(ImageSummary {
+        image_id: image.id.to_string(),
+        name: image.tenant.name.clone(),
+        architecture: image.architecture.clone(),
+        snapshot_id: snapshot.to_string(),
+        size_bytes: record.blob.size_bytes,
+        sha256: record.blob.sha256.clone(),
+        source: image.tenant.description.clone(),
+        created_at: image.created_at.to_rfc3339_seconds(),
+    })
+}
+
+fn system_images(txn: &terroir_store::Txn) -> Result<Vec<Arc<Image>>, Error> {
+    let images = txn.peek_range::<Image>(&Key::new(format!("image/{SYSTEM_ACCOUNT}")))?;
+    Ok(images.into_iter().map(|(_, image)| image).collect())
+}
+
+async fn list_images(State(admin): State<Arc<Admin>>) -> Answer<Vec<ImageSummary>> {
+    let txn = admin.cloud.store.read().await?;
+    let images = system_images(&txn)?;
+    Ok(Json(images.iter().map(|image| summary(&txn, image)).collect::<Result<_, _>>()?))
+}
+
+async fn image_disk(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> Result<Body, Refusal> {
+    let id: ImageId = id.parse()?;
+    let txn = admin.cloud.store.read().await?;
+    let image = terroir_block_storage::ops::find_image(&txn, SYSTEM_ACCOUNT, id)?;
+    let name = format!("snapshot/{}", summary(&txn, &image)?.snapshot_id);
+    let reader = admin.cloud.blobs.read(&BlobSource::Stored { name }).await?;
+    Ok(Body::from_stream(ReaderStream::with_capacity(reader, 256 << 10)))
+}

@@ -1,0 +1,120 @@
+//! Bytes of images and snapshots, kept by object storage in a bucket that no S3 caller can name.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{Stream, StreamExt, TryStreamExt};
+use sha2::{Digest, Sha256};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use terroir_block_storage::aws::{ObjectFacts, ObjectSource};
+use terroir_block_storage::ops::BlobSource;
+use terroir_compute::gateway::BlobStore;
+use terroir_object_storage::backend::{BoxError, BucketId, ObjectBackend, OpenObject, Place, Put, WriteCondition};
+use terroir_store::Store;
+use terroir_types::{AccountId, Error};
+use tokio::io::AsyncRead;
+use tokio_util::io::StreamReader;
+
+use crate::admin_api::StoredBlob;
+
+#[derive(Clone)]
+pub struct Blobs {
+    backend: Arc<dyn ObjectBackend>,
+    store: Store,
+}
+
+/// Bytes that tell an image's format.
+const HEAD_BYTES: usize = 4096;
+
+fn system(name: &str) -> Place {
+    Place::new(BucketId::SYSTEM, name)
+}
+
+impl Blobs {
+    pub fn new(backend: Arc<dyn ObjectBackend>, store: Store) -> Self {
+        Self { backend, store }
+    }
+
+    /// Keeps a stream under a name, durably.
+    ///
+    /// Errors: those of the disk, of the stream, and `InvalidDigest` if `name` ends in another SHA-256 than its own.
+    pub async fn put(
+        &self,
+        name: &str,
+        body: impl Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+    ) -> Result<StoredBlob, Error> {
+        let seen = Arc::new(Mutex::new((Sha256::new(), 0_u64)));
+        let recorder = Arc::clone(&seen);
+        let body = body.inspect_ok(move |chunk| {
+            let mut seen = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.0.update(chunk);
+            seen.1 += chunk.len() as u64;
+        });
+        self.backend.put(&system(name), Box::pin(body), Put::plain()).await?;
+        let (digest, size_bytes) = {
+            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            (seen.0.clone(), seen.1)
+        };
+        let sha256 = hex::encode(digest.finalize());
+        if let Some((_, wanted)) = name.rsplit_once('/').filter(|(_, last)| last.len() == sha256.len())
+            && wanted != sha256
+        {
+            self.remove(name).await?;
+            return Err(Error::invalid("InvalidDigest", format!("{name} holds other bytes: their SHA-256 is {sha256}")));
+        }
+        Ok(StoredBlob { size_bytes, sha256 })
+    }
+
+    pub async fn remove(&self, name: &str) -> Result<(), Error> {
+        self.backend.delete(&system(name), WriteCondition::Always).await?;
+        Ok(())
+    }
+
+    async fn open(&self, source: &BlobSource) -> Result<OpenObject, Error> {
+        let place = match source {
+            BlobSource::Stored { name } => system(name),
+            BlobSource::Object { account, object } => self.place(*account, &object.bucket, &object.key).await?,
+        };
+        let found = self.backend.open(&place).await?;
+        found.ok_or_else(|| Error::not_found("NoSuchKey", format!("{} is not there", place.key)))
+    }
+
+    /// An object of an account's own bucket.
+    async fn place(&self, account: AccountId, bucket: &str, key: &str) -> Result<Place, Error> {
+        let txn = self.store.read().await?;
+        let found = terroir_object_storage::ops::find_bucket(&txn, bucket)?.filter(|found| found.account == account);
+        match found {
+            Some(bucket) => Ok(Place::new(bucket.id, key)),
+            None => Err(Error::not_found("NoSuchBucket", format!("The specified bucket does not exist: {bucket}"))),
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for Blobs {
+    async fn read(&self, blob: &BlobSource) -> Result<Pin<Box<dyn AsyncRead + Send>>, Error> {
+        let object = self.open(blob).await?;
+        let stream = object.stream_all().map_err(std::io::Error::other);
+        Ok(Box::pin(StreamReader::new(stream)))
+    }
+}
+
+#[async_trait]
+impl ObjectSource for Blobs {
+    async fn stat(&self, account: AccountId, bucket: &str, key: &str) -> Result<ObjectFacts, Error> {
+        let place = self.place(account, bucket, key).await?;
+        let found = self.backend.open(&place).await?;
+        let object = found.ok_or_else(|| {
+            Error::not_found("NoSuchKey", format!("The specified key does not exist: {bucket}/{key}"))
+        })?;
+        let mut stream = object.stream_all();
+        let (mut digest, mut head) = (Sha256::new(), Vec::new());
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| Error::internal(format_args!("reading {bucket}/{key}: {error}")))?;
+            digest.update(&chunk);
+            let missing = HEAD_BYTES.saturating_sub(head.len());
+            head.extend_from_slice(&chunk[..chunk.len().min(missing)]);
+        }
+        Ok(ObjectFacts { size_bytes: object.head.size, sha256: hex::encode(digest.finalize()), head })
+    }
+}

@@ -1,0 +1,103 @@
+//! What the agents of this machine dial, wired: the gateway of `compute`, roles from `iam`, bytes from object storage.
+
+use async_trait::async_trait;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use terroir_agent_api::{
+    BlobSink, ControlPlane, CrossingError, Cursor, HostFacts, HostQuery, HostReport, QueryAnswer, ReportAck,
+    RoleCredentials, SpecPage,
+};
+use terroir_compute::gateway::{HostGateway, RoleCredentialSource};
+use terroir_compute::ops::HostRegistration;
+use terroir_iam::Iam;
+use terroir_policy::{Operator, Site};
+use terroir_types::{AccountId, Error, HostId, InstanceId};
+
+use crate::server::Cloud;
+
+/// The gateway, for agents on this machine: whoever may open the socket is root here, so its host joins by itself.
+pub struct LocalHosts {
+    pub gateway: Arc<HostGateway>,
+    pub cloud: Cloud,
+}
+
+impl LocalHosts {
+    async fn join(&self, host: HostId, facts: HostFacts) -> Result<(), CrossingError> {
+        let known = terroir_compute::model::host_key(host);
+        if self.cloud.store.stale().peek::<terroir_compute::model::Host>(&known).is_ok_and(|host| host.is_some()) {
+            return Ok(());
+        }
+        let now = self.cloud.clock.now();
+        let settings = &self.cloud.settings;
+        let registration = HostRegistration {
+            zone: settings.zone(),
+            site: Site { name: settings.zone(), country: settings.country.clone() },
+            operator: Operator {
+                name: settings.operator.clone(),
+                seat: settings.country.clone(),
+                parent: settings.country.clone(),
+                jurisdictions: BTreeSet::from([settings.country.clone()]),
+                certifications: BTreeSet::new(),
+            },
+        };
+        let join = |txn: &mut terroir_store::Txn| {
+            terroir_compute::ops::register_host(txn, host, registration.clone(), facts.clone(), now)
+        };
+        self.cloud.store.transact(&[], join).await.map_err(|error| CrossingError::Refused(error.to_string()))?;
+        tracing::info!(%host, "a host joined");
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ControlPlane for LocalHosts {
+    async fn pull_spec(&self, host: HostId, cursor: Cursor, wait: Duration) -> Result<SpecPage, CrossingError> {
+        self.gateway.pull_spec(host, cursor, wait).await
+    }
+
+    async fn report(&self, report: HostReport) -> Result<ReportAck, CrossingError> {
+        if let Some(facts) = &report.facts {
+            self.join(report.host, facts.clone()).await?;
+        }
+        self.gateway.report(report).await
+    }
+
+    async fn queries(&self, host: HostId, wait: Duration) -> Result<Vec<HostQuery>, CrossingError> {
+        self.gateway.queries(host, wait).await
+    }
+
+    async fn answer(&self, host: HostId, query: u64, answer: QueryAnswer) -> Result<(), CrossingError> {
+        self.gateway.answer(host, query, answer).await
+    }
+
+    async fn fetch_blob(&self, host: HostId, name: &str, sink: BlobSink<'_>) -> Result<(), CrossingError> {
+        self.gateway.fetch_blob(host, name, sink).await
+    }
+
+    async fn credentials(&self, host: HostId, instance: InstanceId) -> Result<RoleCredentials, CrossingError> {
+        self.gateway.credentials(host, instance).await
+    }
+}
+
+pub struct Roles(pub Iam);
+
+#[async_trait]
+impl RoleCredentialSource for Roles {
+    async fn credentials(
+        &self,
+        account: AccountId,
+        profile: &str,
+        instance: InstanceId,
+    ) -> Result<Option<RoleCredentials>, Error> {
+        let issued = self.0.role_credentials(account, profile, &instance.to_string()).await?;
+        Ok(issued.map(|role| RoleCredentials {
+            role_name: role.role_name,
+            access_key_id: role.session.access_key_id,
+            secret_access_key: role.session.secret,
+            session_token: role.session.token,
+            issued_at: role.session.issued_at,
+            expires_at: role.session.expires_at,
+        }))
+    }
+}

@@ -1,0 +1,274 @@
+//! `terroir server`: wiring of the control plane and S3.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use terroir_action::{Region, Registry, Zone};
+use terroir_agent_api::ControlPlane;
+use terroir_api_server::{ApiServer, Limits, Parts};
+use terroir_compute::gateway::{GatewayOptions, HostGateway};
+use terroir_iam::Iam;
+use terroir_object_storage::backend::local::LocalBackend;
+use terroir_object_storage::budget::FreeSpaceBudget;
+use terroir_object_storage::{S3Options, s3_service};
+use terroir_store::{LocalKeyRing, Options, Store};
+use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin_server::Admin;
+use crate::blobs::Blobs;
+use crate::hosts::{LocalHosts, Roles};
+use crate::layout::{Layout, SERVER_UID, describe};
+use crate::objects::Objects;
+use crate::settings::Settings;
+use crate::{Threads, privileges, runtime, up};
+
+/// Name of the account that exists from the first start on.
+pub const FIRST_ACCOUNT: &str = "root";
+
+pub fn main(layout: Layout) -> Result<(), String> {
+    let settings = Settings::read(&layout)?;
+    privileges::become_user(SERVER_UID)?;
+    runtime(Threads::Many)?.block_on(run(layout, settings))
+}
+
+/// Resolves when the process is asked to end.
+pub async fn terminated() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// The handles that the parts of the control plane share.
+#[derive(Clone)]
+pub struct Cloud {
+    pub store: Store,
+    pub iam: Iam,
+    pub region: Arc<Region>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    pub settings: Arc<Settings>,
+    pub blobs: Blobs,
+    pub backend: Arc<LocalBackend>,
+}
+
+async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
+    let listener = terroir_api_server::bind(settings.listen).await.map_err(|error| error.to_string())?;
+    let cloud = open(&layout, settings).await?;
+    first_start(&cloud).await.map_err(|error| error.internal_detail().map_or_else(|| error.to_string(), str::to_owned))?;
+    let (stop, stopped) = watch::channel(false);
+    let stopping = move || {
+        let mut stopped = stopped.clone();
+        async move {
+            // A dropped sender means the same: the process ends.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        }
+    };
+    let gateway = gateway(&cloud)?;
+    let hosts: Arc<dyn ControlPlane> =
+        Arc::new(LocalHosts { gateway: Arc::clone(&gateway), cloud: cloud.clone() });
+    let admin = Admin::new(cloud.clone());
+    let admin_socket = private_socket(&layout.admin_socket())?;
+    let crossing_socket = private_socket(&layout.crossing_socket())?;
+    let objects = s3_service(S3Options {
+        iam: cloud.iam.clone(),
+        backend: Arc::clone(&cloud.backend) as _,
+        clock: Arc::clone(&cloud.clock),
+        ids: Arc::clone(&cloud.ids),
+        region: cloud.region.name.clone(),
+        domains: cloud.settings.s3_domains.clone(),
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    let server = api_server(&layout, &cloud, &gateway, Objects(objects), Arc::new(admin.clone()));
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(serve_unix(crossing_socket, terroir_agent_api::http::router(hosts), stopping()));
+    tasks.spawn({
+        let stopping = stopping();
+        async move {
+            gateway.run(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn(serve_unix(admin_socket, admin.router(), stopping()));
+    tasks.spawn({
+        let (server, stopping) = (server.clone(), stopping());
+        async move { server.run_background(stopping).await.map_err(|error| error.to_string()) }
+    });
+    tasks.spawn({
+        let stopping = stopping();
+        async move {
+            server.serve(listener, stopping).await;
+            Ok(())
+        }
+    });
+    tracing::info!(endpoint = up::endpoint(&cloud.settings), "the control plane answers");
+    let failure = tokio::select! {
+        () = terminated() => None,
+        Some(ended) = tasks.join_next() => Some(describe_end(ended)),
+    };
+    // Nobody listens any more only if every task has ended, which is what is wanted.
+    let _ = stop.send(true);
+    while tasks.join_next().await.is_some() {}
+    failure.map_or(Ok(()), Err)
+}
+
+fn describe_end(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String {
+    match ended {
+        Ok(Ok(())) => "a part of the server ended by itself".to_owned(),
+        Ok(Err(message)) => message,
+        Err(error) => error.to_string(),
+    }
+}
+
+async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
+    let keys = LocalKeyRing::open_or_create(&layout.metadata_key()).map_err(|error| error.to_string())?;
+    let options = Options::new(layout.state_file(), Arc::new(keys));
+    let (clock, ids): (Arc<dyn Clock>, Arc<dyn IdSource>) = (Arc::new(SystemClock), Arc::new(OsRandom));
+    let store = Store::open(options).await.map_err(|error| error.to_string())?;
+    let iam = Iam::new(store.clone(), Arc::clone(&clock), Arc::clone(&ids));
+    let zone = Zone { name: settings.zone(), id: zone_id(&settings) };
+    let region = Region { name: settings.region.clone(), zones: vec![zone], endpoint: up::endpoint(&settings) };
+    let budget = FreeSpaceBudget::new(layout.objects(), settings.disk_reserve_bytes * 2);
+    let backend = LocalBackend::open(&layout.objects(), Arc::clone(&clock), Arc::clone(&ids), Arc::new(budget))
+        .await
+        .map_err(|error| error.to_string())?;
+    let backend = Arc::new(backend);
+    let blobs = Blobs::new(Arc::clone(&backend) as _, store.clone());
+    Ok(Cloud { store, iam, region: Arc::new(region), clock, ids, settings: Arc::new(settings), blobs, backend })
+}
+
+/// Stable across accounts, as AWS's zone ids: `eul1-az1` for `eu-local-1a`.
+fn zone_id(settings: &Settings) -> String {
+    let short: String = settings.region.split('-').filter_map(|part| part.chars().next()).collect();
+    format!("{short}-az1")
+}
+
+/// The first account, with its network, and the pools that the settings name.
+async fn first_start(cloud: &Cloud) -> Result<(), Error> {
+    let now = cloud.clock.now();
+    let pool = ipnet::IpNet::V4(cloud.settings.public_pool_net().map_err(Error::internal)?);
+    let zone = cloud.settings.zone();
+    let types = terroir_compute::catalogue::parse(&catalogue(&cloud.settings)?).map_err(|error| {
+        Error::internal(format_args!("{}: {error}", cloud.settings.instance_types))
+    })?;
+    let add = |txn: &mut terroir_store::Txn| -> Result<(), Error> {
+        terroir_compute::catalogue::load(txn, &types)?;
+        terroir_network::ops::add_pool(txn, &zone, pool)?;
+        if terroir_iam::ops::list_accounts(txn)?.is_empty() {
+            let account = terroir_iam::ops::create_account(txn, FIRST_ACCOUNT, &*cloud.ids, now)?;
+            terroir_network::ops::ensure_default_vpc(txn, account.account_id, now, &*cloud.ids, &cloud.region)?;
+        }
+        Ok(())
+    };
+    cloud.store.transact(&[], add).await.map(drop)
+}
+
+/// The text of the instance types' catalogue.
+fn catalogue(settings: &Settings) -> Result<String, Error> {
+    if settings.instance_types.is_empty() {
+        return Ok(terroir_compute::catalogue::DEFAULT_CATALOGUE.to_owned());
+    }
+    fs::read_to_string(&settings.instance_types)
+        .map_err(|error| Error::internal(format_args!("{}: {error}", settings.instance_types)))
+}
+
+fn gateway(cloud: &Cloud) -> Result<Arc<HostGateway>, String> {
+    let settings = &cloud.settings;
+    let mut options = GatewayOptions::new((*cloud.region).clone());
+    options.guest_mtu = settings.guest_mtu;
+    options.dns_upstreams = settings.upstreams()?;
+    options.egress_deny = settings.egress_deny_nets()?;
+    Ok(HostGateway::new(
+        cloud.store.clone(),
+        Arc::clone(&cloud.clock),
+        Arc::clone(&cloud.ids),
+        options,
+        Arc::new(cloud.blobs.clone()),
+        Arc::new(Roles(cloud.iam.clone())),
+    ))
+}
+
+fn registry(cloud: &Cloud, gateway: &Arc<HostGateway>) -> Registry {
+    let mut registry = Registry::new();
+    terroir_block_storage::aws::register(&mut registry, Arc::new(cloud.blobs.clone()));
+    terroir_compute::aws::register(&mut registry, Arc::clone(gateway) as _);
+    terroir_action::general::register(&mut registry);
+    terroir_iam::register(&mut registry, &cloud.iam);
+    terroir_network::aws::register(&mut registry);
+    registry
+}
+
+fn api_server(
+    layout: &Layout,
+    cloud: &Cloud,
+    gateway: &Arc<HostGateway>,
+    objects: Objects,
+    status: Arc<Admin>,
+) -> ApiServer {
+    ApiServer::new(Parts {
+        store: cloud.store.clone(),
+        iam: cloud.iam.clone(),
+        registry: registry(cloud, gateway),
+        region: Arc::clone(&cloud.region),
+        clock: Arc::clone(&cloud.clock),
+        ids: Arc::clone(&cloud.ids),
+        objects: Arc::new(objects),
+        status,
+        limits: Limits::default(),
+        audit_log: Some(layout.audit()),
+    })
+}
+
+/// A socket in a folder of ours that only this user and root can connect to.
+fn private_socket(path: &Path) -> Result<UnixListener, String> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(describe(&error, "cannot replace", path).to_string()),
+    }
+    let bind = || -> std::io::Result<UnixListener> {
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    bind().map_err(|error| describe(&error, "cannot listen on", path).to_string())
+}
+
+/// How long connections may go on after shutdown began.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
+
+async fn serve_unix(
+    listener: UnixListener,
+    router: axum::Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), String> {
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let graceful = async move {
+        shutdown.await;
+        // The receiver may have gone with the server.
+        let _ = stopping.send(());
+    };
+    let serve = axum::serve(listener, router).with_graceful_shutdown(graceful);
+    let serving = async move { serve.await.map_err(|error| error.to_string()) };
+    let cut = async move {
+        // A dropped sender means that serving ended first.
+        let _ = stopped.await;
+        tokio::time::sleep(DRAIN_DEADLINE).await;
+    };
+    tokio::select! {
+        result = serving => result,
+        () = cut => Ok(()),
+    }
+}
