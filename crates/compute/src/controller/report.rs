@@ -111,12 +111,10 @@ fn apply_instance(txn: &mut Txn, host: HostId, report: &agent::InstanceStatus, n
             close_usage(txn, &instance, host, &mut status, now)?;
             ended(txn, &mut instance, &cause, now)?;
         }
-        Phase::Gone if instance.desired == Desired::Terminated => {
+        Phase::Gone => {
             close_usage(txn, &instance, host, &mut status, now)?;
             gone(txn, &mut instance, host, now)?;
         }
-        // Nobody asked for that: the next report will say what is.
-        Phase::Gone => {}
     }
     txn.put(&status_key, &status)?;
     if instance != *found { txn.put(&key, &instance) } else { Ok(()) }
@@ -134,12 +132,15 @@ fn counts(spec: &Instance, before: Option<&InstanceStatus>, host: HostId, report
                 InstancePhase::Preparing | InstancePhase::Running { .. } | InstancePhase::Stopping
             )
     });
+    // Nobody asked for that: the next report will say what is.
+    let unasked = report.phase == InstancePhase::Gone && spec.desired != Desired::Terminated;
     spec.host() == Some(host)
         && spec.assignment.epoch == report.epoch
         && spec.run_id == report.run_id
         && spec.terminated_at.is_none()
         && fresh
         && !over
+        && !unasked
 }
 
 /// A sentence from a host is bounded: it is kept for every instance.

@@ -221,7 +221,7 @@ impl HostGateway {
 
     fn all_sections(&self, txn: &Txn, id: HostId) -> Result<BTreeSet<SectionKey>, Error> {
         let mut keys: BTreeSet<SectionKey> = BTreeSet::from(["host".to_owned()]);
-        keys.extend(terroir_network::controller::sections_for_host(txn, id)?.into_keys());
+        keys.extend(terroir_network::controller::section_keys_for_host(txn, id)?);
         keys.extend(terroir_block_storage::controller::sections_for_host(txn, id)?);
         keys.extend(controller::sections_for_host(txn, id)?);
         Ok(keys)

@@ -6,6 +6,7 @@ mod gateway;
 mod histories;
 mod launch;
 mod lifecycle;
+mod stale_reports;
 mod volumes;
 
 use async_trait::async_trait;
