@@ -7,18 +7,18 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
+use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use futures::TryStreamExt;
 use terroir_agent_api::BlobFormat;
 use terroir_api_server::OperatorStatus;
+use terroir_block_storage::SYSTEM_ACCOUNT;
 use terroir_block_storage::model::{Blob, Image, ImageBoot, Snapshot, snapshot_key};
 use terroir_block_storage::ops::{BlobSource, SystemImage};
-use terroir_block_storage::SYSTEM_ACCOUNT;
 use terroir_compute::gateway::BlobStore;
-use terroir_iam::ops::KeyOwner;
 use terroir_compute::model::{HostStatus, Instance, InstanceStatus, instance_status_key};
 use terroir_compute::state::{HostKnowledge, instance_state};
+use terroir_iam::ops::KeyOwner;
 use terroir_store::Key;
 use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
 use tokio_util::io::ReaderStream;
@@ -209,11 +209,8 @@ async fn register_image(
         "vmdk" => BlobFormat::Vmdk,
         other => return Err(Error::invalid("InvalidParameterValue", format!("'{other}' is no disk format")).into()),
     };
-    let raw = |blob: &StoredBlob| Blob {
-        sha256: blob.sha256.clone(),
-        size_bytes: blob.size_bytes,
-        format: BlobFormat::Raw,
-    };
+    let raw =
+        |blob: &StoredBlob| Blob { sha256: blob.sha256.clone(), size_bytes: blob.size_bytes, format: BlobFormat::Raw };
     let direct_boot = request.kernel.as_ref().map(|kernel| ImageBoot {
         kernel: raw(kernel),
         initrd: request.initrd.as_ref().map(raw),

@@ -60,7 +60,10 @@ impl Blobs {
             && wanted != sha256
         {
             self.remove(name).await?;
-            return Err(Error::invalid("InvalidDigest", format!("{name} holds other bytes: their SHA-256 is {sha256}")));
+            return Err(Error::invalid(
+                "InvalidDigest",
+                format!("{name} holds other bytes: their SHA-256 is {sha256}"),
+            ));
         }
         Ok(StoredBlob { size_bytes, sha256 })
     }

@@ -37,13 +37,12 @@ pub async fn run(layout: &Layout, args: DemoArgs) -> Result<(), String> {
     wait_for_ssh(&address).await?;
     let key = key_file(layout);
     println!("\n{instance} is running. Log in:\n");
-    println!(
-        "  ssh -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@{address}\n",
-        key.display()
-    );
+    println!("  ssh -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@{address}\n", key.display());
     println!("Then try:\n");
     println!("  eval \"$(terroir env)\"");
-    println!("  aws ec2 describe-instances --query 'Reservations[].Instances[].[InstanceId,State.Name,PublicIpAddress]'");
+    println!(
+        "  aws ec2 describe-instances --query 'Reservations[].Instances[].[InstanceId,State.Name,PublicIpAddress]'"
+    );
     println!("  aws ec2 get-console-output --instance-id {instance} --latest --output text | tail");
     println!("  aws s3 mb s3://first-bucket && aws s3 cp README.md s3://first-bucket/");
     Ok(())
@@ -70,7 +69,7 @@ async fn find(client: &Ec2Client) -> Result<Option<String>, CallError> {
 }
 
 async fn launch(layout: &Layout, client: &Ec2Client, args: &DemoArgs) -> Result<String, String> {
-    let images = [("Owner.1", "amazon"), ("Filter.1.Name", "name"), ("Filter.1.Value.1", "tiny")];
+    let images = [("Owner.1", "terroir"), ("Filter.1.Name", "name"), ("Filter.1.Value.1", "tiny")];
     let answer = client.call("DescribeImages", &images).await.map_err(say)?;
     let image = text_of(&answer, "imageId").ok_or("there is no image called tiny: run `terroir image build tiny`")?;
     let key_name = make_key(layout, client).await?;

@@ -76,7 +76,8 @@ pub fn check_before_start(settings: &Settings) -> Result<(), String> {
     if settings.hypervisor == HypervisorSetting::Simulated {
         return Ok(());
     }
-    let missing: Vec<&str> = PROGRAMS.iter().filter(|(name, _)| find_program(name).is_none()).map(|(_, p)| *p).collect();
+    let missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(name, _)| find_program(name).is_none()).map(|(_, p)| *p).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -95,7 +96,11 @@ fn examine(layout: &Layout, settings: &Settings) -> Vec<Finding> {
 
 fn processor() -> Finding {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = text.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("").trim_start_matches([' ', '\t', ':']);
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or("")
+        .trim_start_matches([' ', '\t', ':']);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if cfg!(target_arch = "x86_64") {
         Finding::good("processor", format!("{model}, {threads} threads"))
@@ -139,7 +144,11 @@ fn disk(root: &Path) -> Finding {
             if free >= LEAST_DISK {
                 Finding::good("disk", detail)
             } else {
-                Finding::weak("disk", detail, "20 GB or more are recommended: free some space or choose another --data-dir")
+                Finding::weak(
+                    "disk",
+                    detail,
+                    "20 GB or more are recommended: free some space or choose another --data-dir",
+                )
             }
         }
         Err(error) => Finding::bad("disk", format!("{}: {error}", folder.display()), "choose another --data-dir"),
@@ -189,13 +198,18 @@ fn kernel_features() -> Vec<Finding> {
 
 fn cgroups() -> Finding {
     let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
-    let has_v2_cpu = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|text| text.contains("cpu"));
+    let has_v2_cpu =
+        std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").is_ok_and(|text| text.contains("cpu"));
     if has_v2_cpu {
         Finding::good("control groups", "version 2")
     } else if mounts.lines().any(|line| line.contains(" cgroup ") && line.contains("cpu")) {
         Finding::good("control groups", "version 1")
     } else {
-        Finding::weak("control groups", "no controllers are mounted", "instances are not limited in CPU and memory by the kernel: mount cgroup2 at /sys/fs/cgroup")
+        Finding::weak(
+            "control groups",
+            "no controllers are mounted",
+            "instances are not limited in CPU and memory by the kernel: mount cgroup2 at /sys/fs/cgroup",
+        )
     }
 }
 

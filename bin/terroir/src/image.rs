@@ -4,8 +4,8 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
 use terroir_image_builder::{BuiltImage, DiskFormat, TerminalProgress};
 use terroir_types::{OsRandom, ResourceId, SnapshotId};
 use tokio::io::AsyncWriteExt;
@@ -93,11 +93,7 @@ async fn hand_over(client: &AdminClient, image: BuiltImage, name: Option<String>
 }
 
 /// Small files are kept under their digest, so that images share them.
-async fn upload_by_digest(
-    client: &AdminClient,
-    file: Option<&Path>,
-    kind: &str,
-) -> Result<Option<StoredBlob>, String> {
+async fn upload_by_digest(client: &AdminClient, file: Option<&Path>, kind: &str) -> Result<Option<StoredBlob>, String> {
     let Some(file) = file else { return Ok(None) };
     let bytes = tokio::fs::read(file).await.map_err(|error| format!("{}: {error}", file.display()))?;
     let name = format!("{kind}/{}", hex::encode(Sha256::digest(&bytes)));
@@ -132,7 +128,8 @@ async fn export(layout: &Layout, image: &str, file: &Path) -> Result<(), String>
         .into_iter()
         .find(|candidate| candidate.image_id == image || candidate.name == image)
         .ok_or_else(|| format!("there is no image '{image}': see `terroir image list`"))?;
-    let mut body = client.stream(&format!("/images/{}/disk", found.image_id)).await.map_err(|error| error.to_string())?;
+    let mut body =
+        client.stream(&format!("/images/{}/disk", found.image_id)).await.map_err(|error| error.to_string())?;
     let cannot = |error: std::io::Error| format!("cannot write {}: {error}", file.display());
     let mut out = tokio::fs::OpenOptions::new().write(true).create_new(true).open(file).await.map_err(cannot)?;
     while let Some(frame) = body.frame().await {

@@ -66,7 +66,9 @@ pub struct Cloud {
 async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let listener = terroir_api_server::bind(settings.listen).await.map_err(|error| error.to_string())?;
     let cloud = open(&layout, settings).await?;
-    first_start(&cloud).await.map_err(|error| error.internal_detail().map_or_else(|| error.to_string(), str::to_owned))?;
+    first_start(&cloud)
+        .await
+        .map_err(|error| error.internal_detail().map_or_else(|| error.to_string(), str::to_owned))?;
     let (stop, stopped) = watch::channel(false);
     let stopping = move || {
         let mut stopped = stopped.clone();
@@ -76,8 +78,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         }
     };
     let gateway = gateway(&cloud)?;
-    let hosts: Arc<dyn ControlPlane> =
-        Arc::new(LocalHosts { gateway: Arc::clone(&gateway), cloud: cloud.clone() });
+    let hosts: Arc<dyn ControlPlane> = Arc::new(LocalHosts { gateway: Arc::clone(&gateway), cloud: cloud.clone() });
     let admin = Admin::new(cloud.clone());
     let admin_socket = private_socket(&layout.admin_socket())?;
     let crossing_socket = private_socket(&layout.crossing_socket())?;
@@ -160,9 +161,8 @@ async fn first_start(cloud: &Cloud) -> Result<(), Error> {
     let now = cloud.clock.now();
     let pool = ipnet::IpNet::V4(cloud.settings.public_pool_net().map_err(Error::internal)?);
     let zone = cloud.settings.zone();
-    let types = terroir_compute::catalogue::parse(&catalogue(&cloud.settings)?).map_err(|error| {
-        Error::internal(format_args!("{}: {error}", cloud.settings.instance_types))
-    })?;
+    let types = terroir_compute::catalogue::parse(&catalogue(&cloud.settings)?)
+        .map_err(|error| Error::internal(format_args!("{}: {error}", cloud.settings.instance_types)))?;
     let add = |txn: &mut terroir_store::Txn| -> Result<(), Error> {
         terroir_compute::catalogue::load(txn, &types)?;
         terroir_network::ops::add_pool(txn, &zone, pool)?;

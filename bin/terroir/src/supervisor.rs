@@ -46,14 +46,7 @@ pub struct ProcessRecord {
 
 impl ProcessRecord {
     fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            process: None,
-            restarts: 0,
-            failures: 0,
-            last_end: None,
-            last_end_at: None,
-        }
+        Self { name: name.to_owned(), process: None, restarts: 0, failures: 0, last_end: None, last_end_at: None }
     }
 
     pub fn is_running(&self) -> bool {
