@@ -6,8 +6,11 @@
 //! fails is the whole transaction rolled back, and everybody in it is told so.
 
 use rusqlite::{Connection, OpenFlags};
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::Unfinished;
@@ -61,11 +64,35 @@ pub(super) struct Index {
 struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
+    /// Given up after the connections above.
+    _lock: Arc<File>,
+}
+
+/// How long a start waits for the process before to end.
+const LOCK_DEADLINE: Duration = Duration::from_secs(15);
+const LOCK_POLL: Duration = Duration::from_millis(20);
+
+/// Makes this process the only one that uses the folder, until the last of what holds the lock is dropped. A second one
+/// would take the first one's unfinished files for orphans.
+pub(super) fn lock(path: &Path) -> Result<Arc<File>, BackendError> {
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    let deadline = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Arc::new(file)),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(LOCK_POLL),
+            Err(TryLockError::WouldBlock) => {
+                let message = format!("another process uses {}; end it first", path.display());
+                return Err(BackendError::Index(message));
+            }
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
 }
 
 impl Index {
     /// Opens or makes the file and starts its writer.
-    pub(super) fn open(path: &Path) -> Result<Self, BackendError> {
+    pub(super) fn open(path: &Path, lock: Arc<File>) -> Result<Self, BackendError> {
         let writer = Connection::open(path)?;
         writer.execute_batch("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL;")?;
         prepare(&writer)?;
@@ -77,8 +104,15 @@ impl Index {
         }
         writer.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
         let (jobs, queue) = mpsc::channel(QUEUE);
-        std::thread::Builder::new().name("object-index".into()).spawn(move || write_groups(&writer, queue))?;
-        let readers = Readers { path: path.to_owned(), idle: Mutex::default() };
+        std::thread::Builder::new().name("object-index".into()).spawn({
+            let lock = Arc::clone(&lock);
+            move || {
+                write_groups(&writer, queue);
+                drop(writer);
+                drop(lock);
+            }
+        })?;
+        let readers = Readers { path: path.to_owned(), idle: Mutex::default(), _lock: lock };
         Ok(Self { jobs, readers: Arc::new(readers) })
     }
 
@@ -233,7 +267,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_failure_in_a_group_disturbs_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let index = Arc::new(Index::open(&dir.path().join("index.sqlite")).unwrap());
+        let index =
+            Arc::new(Index::open(&dir.path().join("index.sqlite"), lock(&dir.path().join("lock")).unwrap()).unwrap());
         let write = |n: i64| {
             let index = Arc::clone(&index);
             async move {

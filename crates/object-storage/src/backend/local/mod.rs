@@ -10,6 +10,7 @@ mod rows;
 mod writer;
 
 use async_trait::async_trait;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +71,7 @@ impl LocalBackend {
     /// Opens or makes the store in the folder `root`, and begins to remove what a crash left behind.
     ///
     /// # Errors
-    /// `Io`, `Index`; a newer format is refused.
+    /// `Io`, `Index`; a newer format is refused, and so is a folder that another process uses.
     pub async fn open(
         root: &Path,
         clock: Arc<dyn Clock>,
@@ -79,8 +80,10 @@ impl LocalBackend {
     ) -> Result<Self, BackendError> {
         let root = root.to_owned();
         let (files, index) = blocking(move || {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+            let lock = index::lock(&root.join("lock"))?;
             let files = Files::open(&root.join("files"))?;
-            let index = Index::open(&root.join("index.sqlite"))?;
+            let index = Index::open(&root.join("index.sqlite"), lock)?;
             std::fs::File::open(&root)?.sync_all()?;
             Ok((files, index))
         })
