@@ -12,13 +12,14 @@ use super::instance_shape::{Lookup, Row};
 use crate::model::Instance;
 use crate::ops;
 
-/// The instances that a request names, or all of the account, in order of their ids.
+/// The instances that a request names, or the first `most` of the account, in order of their ids.
 ///
 /// Errors: `InvalidInstanceID.Malformed`, `InvalidInstanceID.NotFound`.
-pub(super) fn named(cx: &Context<'_>, ids: &[String]) -> Result<Vec<Arc<Instance>>, Error> {
+pub(super) fn named(cx: &Context<'_>, ids: &[String], most: usize) -> Result<Vec<Arc<Instance>>, Error> {
     if ids.is_empty() {
-        let all = cx.txn.peek_range::<Instance>(&Key::new(format!("instance/{}", cx.account())))?;
-        return Ok(all.into_iter().map(|(_, instance)| instance).collect());
+        let prefix = Key::new(format!("instance/{}", cx.account()));
+        let found = cx.txn.peek_page::<Instance>(&prefix, None, most)?;
+        return Ok(found.into_iter().map(|(_, instance)| instance).collect());
     }
     let ids: BTreeSet<InstanceId> = parse_ids(ids)?.into_iter().collect();
     let ids: Vec<InstanceId> = ids.into_iter().collect();
@@ -105,11 +106,16 @@ impl Action for DescribeInstances {
     fn run(cx: &mut Context<'_>, request: Request<Self>) -> Result<Response<Self>, Error> {
         let filters = parse_filters(&request.filters, INSTANCE_FILTERS)?;
         no_page_of_ids(&request.instance_ids, request.max_results, "instancesSet")?;
+        // The first page needs no more than itself and one that says whether there is another.
+        let most = match (request.max_results, &request.next_token, filters.is_empty()) {
+            (Some(most), None, true) => usize::try_from(most).unwrap_or(0).saturating_add(1),
+            _ => usize::MAX,
+        };
         let listing = Listing {
             action: "DescribeInstances",
             scope: scope(&request.instance_ids, &filters),
             page: request.page(),
-            instances: named(cx, &request.instance_ids)?,
+            instances: named(cx, &request.instance_ids, most)?,
             filters,
             keep: None,
             field: values,

@@ -98,7 +98,7 @@ impl Action for DescribeInstanceStatus {
             action: "DescribeInstanceStatus",
             scope: format!("{}|{all}", scope(&request.instance_ids, &filters)),
             page: request.page(),
-            instances: named(cx, &request.instance_ids)?,
+            instances: named(cx, &request.instance_ids, usize::MAX)?,
             filters,
             keep: (!all).then_some(|row| row.state == InstanceState::Running),
             field,

@@ -72,10 +72,10 @@ impl History {
         let ids = vec![instance.clone()];
         match step.what {
             0 | 1 => {
-                let behaviour = if step.which % 2 == 0 { "stop" } else { "terminate" };
+                let behaviour = if step.which.is_multiple_of(2) { "stop" } else { "terminate" };
                 let request = ec2::RunInstancesRequest {
                     instance_initiated_shutdown_behavior: Some(behaviour.to_owned()),
-                    user_data: (step.which % 3 == 0).then(|| "eA==".to_owned()),
+                    user_data: (step.which.is_multiple_of(3)).then(|| "eA==".to_owned()),
                     max_count: 2,
                     ..world.run(1)
                 };
@@ -86,7 +86,7 @@ impl History {
                 .await
                 .map(drop),
             3 => {
-                let force = Some(step.which % 2 == 0);
+                let force = Some(step.which.is_multiple_of(2));
                 let request = ec2::StopInstancesRequest { instance_ids: ids, force, ..Default::default() };
                 world.call::<StopInstances>(request).await.map(drop)
             }
@@ -126,8 +126,8 @@ impl History {
             _ => {
                 let request = ec2::ModifyInstanceAttributeRequest {
                     instance_id: instance,
-                    attribute: Some(if step.which % 2 == 0 { "instanceType" } else { "userData" }.to_owned()),
-                    value: Some(if step.which % 2 == 0 { "tr1.small" } else { "eQ==" }.to_owned()),
+                    attribute: Some(if step.which.is_multiple_of(2) { "instanceType" } else { "userData" }.to_owned()),
+                    value: Some(if step.which.is_multiple_of(2) { "tr1.small" } else { "eQ==" }.to_owned()),
                     ..Default::default()
                 };
                 world.call::<ModifyInstanceAttribute>(request).await.map(drop)
@@ -150,9 +150,9 @@ impl History {
             12 | 13 => drop(self.cloud.host.pull(&*self.cloud.gateway).await),
             14 => self.cloud.host.apply(),
             15 => {
-                let report = self.cloud.host.report(step.which % 8 == 0, now, None);
+                let report = self.cloud.host.report(step.which.is_multiple_of(8), now, None);
                 // Some reports overtake others.
-                if step.which % 3 == 0 && self.late.is_none() {
+                if step.which.is_multiple_of(3) && self.late.is_none() {
                     self.late = Some(report);
                 } else {
                     self.send(report).await;
@@ -173,7 +173,7 @@ impl History {
                 };
                 self.cloud.host.accident(usize::from(step.which), &cause);
             }
-            18 if step.which % 4 == 0 => self.cloud.host.reboot(),
+            18 if step.which.is_multiple_of(4) => self.cloud.host.reboot(),
             18 => self.cloud.host.break_next_start = true,
             _ => {
                 self.cloud.host.pull(&*self.cloud.gateway).await;

@@ -223,3 +223,30 @@ async fn a_list_with_one_unknown_instance_changes_none() {
     let nothing = ec2::TerminateInstancesRequest::default();
     assert_eq!(code(&cloud.world.call::<TerminateInstances>(nothing).await), "MissingParameter");
 }
+
+#[tokio::test]
+async fn a_hundred_at_once_fit_into_their_transactions() {
+    let mut cloud = Cloud::new(ROOMY).await;
+    let ebs = ec2::EbsBlockDevice { volume_size: Some(1), ..Default::default() };
+    let extra =
+        ec2::BlockDeviceMapping { device_name: Some("/dev/sdf".to_owned()), ebs: Some(ebs), ..Default::default() };
+    let request = ec2::RunInstancesRequest { block_device_mappings: vec![extra], ..cloud.world.run(100) };
+    let made = cloud.run(request).await;
+    cloud.settle().await;
+    cloud.host.reboot();
+    cloud.settle().await;
+    cloud.expect(made[99], S::Running).await;
+    let all = || made.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let stop = ec2::StopInstancesRequest { instance_ids: all(), ..Default::default() };
+    cloud.world.call::<StopInstances>(stop).await.unwrap();
+    cloud.settle().await;
+    let start = ec2::StartInstancesRequest { instance_ids: all(), ..Default::default() };
+    cloud.world.call::<StartInstances>(start).await.unwrap();
+    cloud.settle().await;
+    let gone = ec2::TerminateInstancesRequest { instance_ids: all(), ..Default::default() };
+    cloud.world.call::<TerminateInstances>(gone).await.unwrap();
+    cloud.settle().await;
+    cloud.world.advance(3600);
+    cloud.world.with_context(|cx| ops::collect(cx.txn, cx.now)).await.unwrap();
+    assert_eq!(cloud.world.kinds().await, std::collections::BTreeMap::new());
+}
