@@ -5,6 +5,10 @@
 //! closes it goes to the outbox stream [`STREAM`], from where it reaches the log that bills are made of. Everything is
 //! an integer; times are the control plane's. Whoever was never measured as running has no interval and pays nothing.
 
+mod log;
+
+pub use log::UsageLog;
+
 use serde::{Deserialize, Serialize};
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error, HostId, RunId, Timestamp};
