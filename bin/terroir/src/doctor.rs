@@ -139,7 +139,7 @@ fn disk(root: &Path) -> Finding {
     let folder = nearest_existing(root);
     match nix::sys::statvfs::statvfs(&folder) {
         Ok(stat) => {
-            let free = stat.blocks_available() as u64 * stat.fragment_size() as u64;
+            let free = stat.blocks_available() * stat.fragment_size();
             let detail = format!("{:.1} GiB free at {}", free as f64 / GIB as f64, folder.display());
             if free >= LEAST_DISK {
                 Finding::good("disk", detail)

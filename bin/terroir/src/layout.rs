@@ -128,6 +128,11 @@ impl Layout {
         self.state().join("audit")
     }
 
+    /// Closed usage intervals, append-only.
+    pub fn usage(&self) -> PathBuf {
+        self.state().join("usage")
+    }
+
     /// Makes the folders, each owned by the process that writes it.
     pub fn create(&self) -> io::Result<()> {
         let privileged = Uid::effective().is_root();

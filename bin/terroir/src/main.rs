@@ -83,7 +83,8 @@ pub fn runtime(threads: Threads) -> Result<tokio::runtime::Runtime, String> {
 /// Commands for people say little; the processes log what they do. `TERROIR_LOG` overrides both.
 fn log_to_standard_error(command: &Command) {
     let default = match command {
-        Command::Server | Command::Agent | Command::GuestServices | Command::Up(_) => "info",
+        // s3s calls every refused request an error; the access log has them already.
+        Command::Server | Command::Agent | Command::GuestServices | Command::Up(_) => "info,s3s=off",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_env("TERROIR_LOG").unwrap_or_else(|_| EnvFilter::new(default));

@@ -11,6 +11,7 @@ use terroir_agent_api::ControlPlane;
 use terroir_api_server::{ApiServer, Limits, Parts};
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
+use terroir_metering::UsageLog;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
 use terroir_object_storage::{S3Options, s3_service};
@@ -82,19 +83,19 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let admin = Admin::new(cloud.clone());
     let admin_socket = private_socket(&layout.admin_socket())?;
     let crossing_socket = private_socket(&layout.crossing_socket())?;
-    let objects = s3_service(S3Options {
-        iam: cloud.iam.clone(),
-        backend: Arc::clone(&cloud.backend) as _,
-        clock: Arc::clone(&cloud.clock),
-        ids: Arc::clone(&cloud.ids),
-        region: cloud.region.name.clone(),
-        domains: cloud.settings.s3_domains.clone(),
-    })
-    .await
-    .map_err(|error| error.to_string())?;
-    let server = api_server(&layout, &cloud, &gateway, Objects(objects), Arc::new(admin.clone()));
+    let objects = objects(&cloud).await?;
+    let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(admin.clone()));
+    let usage = layout.usage();
+    let usage = UsageLog::open(&usage).map_err(|error| describe(&error, "cannot open", &usage).to_string())?;
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(serve_unix(crossing_socket, terroir_agent_api::http::router(hosts), stopping()));
+    tasks.spawn({
+        let (store, stopping) = (cloud.store.clone(), stopping());
+        async move {
+            usage.run(store, stopping).await;
+            Ok(())
+        }
+    });
     tasks.spawn({
         let stopping = stopping();
         async move {
@@ -210,6 +211,18 @@ fn registry(cloud: &Cloud, gateway: &Arc<HostGateway>) -> Registry {
     registry
 }
 
+async fn objects(cloud: &Cloud) -> Result<Objects, String> {
+    let options = S3Options {
+        iam: cloud.iam.clone(),
+        backend: Arc::clone(&cloud.backend) as _,
+        clock: Arc::clone(&cloud.clock),
+        ids: Arc::clone(&cloud.ids),
+        region: cloud.region.name.clone(),
+        domains: cloud.settings.s3_domains.clone(),
+    };
+    s3_service(options).await.map(Objects).map_err(|error| error.to_string())
+}
+
 fn api_server(
     layout: &Layout,
     cloud: &Cloud,
@@ -270,5 +283,30 @@ async fn serve_unix(
     tokio::select! {
         result = serving => result,
         () = cut => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use terroir_aws_model::Service;
+
+    /// The whole registry, as it is served: every generated action is there, and none can be used without permission.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_action_is_wired_and_refuses_strangers() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::find(Some(folder.path())).unwrap();
+        layout.create().unwrap();
+        let cloud = open(&layout, Settings::default()).await.unwrap();
+        first_start(&cloud).await.unwrap();
+        let gateway = gateway(&cloud).unwrap();
+        for service in Service::ALL {
+            for action in service.implemented_actions() {
+                assert!(registry(&cloud, &gateway).find(service, action).is_some(), "{action} is not wired");
+            }
+        }
+        let objects = objects(&cloud).await.unwrap();
+        let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(Admin::new(cloud.clone())));
+        assert_eq!(terroir_api_server::coverage::problems(&server).await.unwrap(), Vec::<String>::new());
     }
 }

@@ -128,7 +128,9 @@ async fn wait_until_ready(layout: &Layout, deadline: Duration) -> Result<ServerS
             Err(error) => error.to_string(),
         };
         let record = SupervisorRecord::read(layout);
-        if let Some(dying) = record.processes.iter().find(|process| process.keeps_dying()) {
+        // What an earlier supervisor wrote is history.
+        let dying = record.processes.iter().find(|process| process.keeps_dying());
+        if let Some(dying) = dying.filter(|_| record.supervisor_is_alive()) {
             let end = dying.last_end.clone().unwrap_or_default();
             return Err(format!("{} keeps dying: {end}; see {}", dying.name, layout.log_file(&dying.name).display()));
         }

@@ -37,10 +37,11 @@ impl FromStr for AccountId {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
-            if let Ok(number) = text.parse() {
-                return Ok(Self(number));
-            }
+        if text.len() == 12
+            && text.bytes().all(|b| b.is_ascii_digit())
+            && let Ok(number) = text.parse()
+        {
+            return Ok(Self(number));
         }
         Err(Error::invalid("InvalidParameterValue", format!("'{text}' is not an account id of twelve digits")))
     }
