@@ -10,6 +10,7 @@ use axum::routing::{get, put};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use terroir_agent_api::BlobFormat;
 use terroir_api_server::OperatorStatus;
 use terroir_block_storage::SYSTEM_ACCOUNT;
@@ -83,16 +84,15 @@ impl Admin {
 
 impl OperatorStatus for Admin {
     fn ready(&self) -> Result<(), String> {
-        let txn = self.cloud.store.stale();
-        match host(&txn) {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err("the host's agent has not reported yet".to_owned()),
-            Err(error) => Err(error.to_string()),
+        if self.cloud.host_reported.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err("the host's agent has not reported yet".to_owned())
         }
     }
 }
 
-/// Whether the host that this machine is has reported.
+/// What the host said last.
 fn host(txn: &terroir_store::Txn) -> Result<Option<HostSummary>, Error> {
     let hosts = txn.peek_range::<HostStatus>(&Key::new("host-status"))?;
     Ok(hosts.into_iter().next().map(|(key, status)| {
@@ -125,11 +125,12 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
     let cloud = &admin.cloud;
     let txn = cloud.store.read().await?;
     let ready = OperatorStatus::ready(&*admin);
+    let is_ready = ready.is_ok();
     let host = host(&txn)?;
     let mut problems: Vec<String> = ready.err().into_iter().collect();
     problems.extend(host.iter().flat_map(|host| host.problems.clone()));
     Ok(Json(ServerStatus {
-        ready: host.is_some() && admin.ready().is_ok(),
+        ready: is_ready,
         endpoint: up::endpoint(&cloud.settings),
         region: cloud.region.name.clone(),
         hypervisor: format!("{:?}", cloud.settings.hypervisor).to_lowercase(),

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use terroir_agent_api::{
     BlobSink, ControlPlane, CrossingError, Cursor, HostFacts, HostQuery, HostReport, QueryAnswer, ReportAck,
@@ -60,7 +61,9 @@ impl ControlPlane for LocalHosts {
         if let Some(facts) = &report.facts {
             self.join(report.host, facts.clone()).await?;
         }
-        self.gateway.report(report).await
+        let ack = self.gateway.report(report).await?;
+        self.cloud.host_reported.store(true, Ordering::Release);
+        Ok(ack)
     }
 
     async fn queries(&self, host: HostId, wait: Duration) -> Result<Vec<HostQuery>, CrossingError> {

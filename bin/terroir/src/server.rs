@@ -5,6 +5,7 @@ use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use terroir_action::{Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
@@ -62,6 +63,8 @@ pub struct Cloud {
     pub settings: Arc<Settings>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
+    /// An agent has reported to this process.
+    pub host_reported: Arc<AtomicBool>,
 }
 
 async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
@@ -148,7 +151,17 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         .map_err(|error| error.to_string())?;
     let backend = Arc::new(backend);
     let blobs = Blobs::new(Arc::clone(&backend) as _, store.clone());
-    Ok(Cloud { store, iam, region: Arc::new(region), clock, ids, settings: Arc::new(settings), blobs, backend })
+    Ok(Cloud {
+        store,
+        iam,
+        region: Arc::new(region),
+        clock,
+        ids,
+        settings: Arc::new(settings),
+        blobs,
+        backend,
+        host_reported: Arc::default(),
+    })
 }
 
 /// Stable across accounts, as AWS's zone ids: `eul1-az1` for `eu-local-1a`.
