@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::time::Duration;
 use support::guest::{attachment, interface, launch, volume};
 use support::{World, can_run_guests};
 use terroir_agent_api::*;
@@ -208,7 +207,7 @@ fn a_guest_that_powers_itself_off_is_not_started_again() {
     world.until("QEMU", || world.qemus(id).first().copied());
     world.kill_agent();
     world.until("the guest to be up", || world.console(id).contains("probe: up").then_some(()));
-    std::thread::sleep(Duration::from_millis(500));
+    world.until("the guest to power off", || (world.monitor_status(id)? == "shutdown").then_some(()));
     world.start_agent();
     assert_eq!(world.wait_ended(id, 2), EndCause::GuestPowerOff);
     let phases = world.plane.history(id);

@@ -2,11 +2,12 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 use support::World;
 use support::guest::{attachment, host_section, instance, volume};
 use terroir_agent_api::*;
-use terroir_types::{InstanceId, OsRandom, ResourceId, VolumeId};
+use terroir_types::{InstanceId, OsRandom, ResourceId, RunId, VolumeId};
 
 const INSTANCES: usize = 2_000;
 
@@ -19,10 +20,13 @@ fn specs(count: usize) -> Vec<(InstanceId, VolumeId)> {
     (0..count).map(|_| (InstanceId::generate(&OsRandom), VolumeId::generate(&OsRandom))).collect()
 }
 
-fn sections(ids: &[(InstanceId, VolumeId)], desired: PowerState, disks: Desired) -> Vec<Section> {
+type Runs = BTreeMap<InstanceId, RunId>;
+
+fn sections(ids: &[(InstanceId, VolumeId)], runs: &Runs, desired: PowerState, disks: Desired) -> Vec<Section> {
     let section = |(id, root): &(InstanceId, VolumeId)| {
         let mut guest = instance(*id, vec![attachment(*root, 0)], None);
         guest.desired = desired;
+        guest.run_id = runs.get(id).copied().unwrap_or(1);
         let mut disk = volume(*root, 8 << 30, None);
         disk.desired = disks;
         [Section::Volume(disk), Section::Instance(Box::new(guest))]
@@ -40,21 +44,31 @@ fn thousands_of_instances_through_their_lives_and_a_crash() {
         world.until(what, || (world.plane.count_instances(wish) == INSTANCES).then_some(()));
     };
     let begun = Instant::now();
-    world.plane.put_all(sections(&ids, PowerState::Running, Desired::Present));
+    world.plane.put_all(sections(&ids, &Runs::new(), PowerState::Running, Desired::Present));
     // Killed in the middle of it: nothing is lost, nothing is begun twice.
     world.until("some to run", || (world.plane.count_instances(running) > 50).then_some(()));
     world.kill_agent();
     world.start_agent();
+    // A start that the kill interrupted is over, and said to be: the control plane asks for another run.
+    all(&world, "all to run or to have been interrupted", &|s: &InstanceStatus| running(s) || interrupted(&s.phase));
+    let mut runs = Runs::new();
+    for (id, _) in &ids {
+        if world.plane.instance(*id).is_some_and(|s| interrupted(&s.phase)) {
+            runs.insert(*id, 2);
+        }
+    }
+    println!("{} starts were interrupted", runs.len());
+    world.plane.put_all(sections(&ids, &runs, PowerState::Running, Desired::Present));
     all(&world, "all to run", &running);
     let seconds = begun.elapsed().as_secs_f64();
     println!("{INSTANCES} instances running after {seconds:.2} s: {:.0} a second", INSTANCES as f64 / seconds);
     let facts = world.until("facts", || world.plane.facts());
     assert_eq!((facts.hypervisor, facts.accelerator.as_str()), (HypervisorKind::Simulated, "none"));
 
-    world.plane.put_all(sections(&ids, PowerState::Stopped, Desired::Present));
+    world.plane.put_all(sections(&ids, &runs, PowerState::Stopped, Desired::Present));
     let stopped = |s: &InstanceStatus| s.phase == InstancePhase::Ended { cause: EndCause::Requested };
     all(&world, "all to stop", &stopped);
-    world.plane.put_all(sections(&ids, PowerState::Terminated, Desired::Deleted));
+    world.plane.put_all(sections(&ids, &runs, PowerState::Terminated, Desired::Deleted));
     all(&world, "all to be gone", &|s: &InstanceStatus| s.phase == InstancePhase::Gone);
     world.until("all disks to be deleted", || {
         let deleted = |(_, root): &&(InstanceId, VolumeId)| {
@@ -63,16 +77,17 @@ fn thousands_of_instances_through_their_lives_and_a_crash() {
         (ids.iter().filter(deleted).count() == INSTANCES).then_some(())
     });
     for (id, _) in &ids {
-        let history = world.plane.history(*id);
-        let ends = history.iter().filter(|s| matches!(s.phase, InstancePhase::Ended { .. })).count();
-        let other = history.iter().any(|s| {
-            matches!(&s.phase, InstancePhase::Ended { cause } if *cause != EndCause::Requested && !interrupted(cause))
-        });
-        assert!(ends >= 1 && !other, "{history:#?}");
+        for status in world.plane.history(*id) {
+            let expected = match &status.phase {
+                InstancePhase::Ended { cause } => *cause == EndCause::Requested || interrupted(&status.phase),
+                _ => true,
+            };
+            assert!(expected && status.run_id <= runs.get(id).copied().unwrap_or(1), "{status:#?}");
+        }
     }
 }
 
 /// The agent was killed between its intent to start and the start.
-fn interrupted(cause: &EndCause) -> bool {
-    matches!(cause, EndCause::StartFailed { detail } if detail.contains("interrupted"))
+fn interrupted(phase: &InstancePhase) -> bool {
+    matches!(phase, InstancePhase::Ended { cause: EndCause::StartFailed { detail } } if detail.contains("interrupted"))
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use terroir_agent_api::http::{HttpControlPlane, router};
 use terroir_agent_api::{HypervisorKind, InstancePhase, InstanceStatus, Section};
 use terroir_host_agent::AgentOptions;
+use terroir_host_agent::hypervisor::Qmp;
 use terroir_types::{HostId, InstanceId, OsRandom, ResourceId};
 
 use plane::Plane;
@@ -140,7 +141,8 @@ impl World {
             }
             if Instant::now() >= deadline {
                 let log = std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default();
-                panic!("waited in vain for {what}\n{:#?}\nagent:\n{log}\nconsoles:\n{}", self.plane, self.consoles());
+                let plane: String = format!("{:#?}", self.plane).chars().take(20_000).collect();
+                panic!("waited in vain for {what}\n{plane}\nagent:\n{log}\nconsoles:\n{}", self.consoles());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -171,6 +173,16 @@ impl World {
             }
         }
         found
+    }
+
+    /// What QEMU says of the guest, while no agent holds its monitor.
+    pub fn monitor_status(&self, id: InstanceId) -> Option<String> {
+        let path = self.options().data_dir.join(format!("instances/{id}/qmp.sock"));
+        self.runtime.block_on(async {
+            let qmp = Qmp::connect(&path, Duration::from_secs(5), |_| {}).await.ok()?;
+            let answer = qmp.execute("query-status", serde_json::json!({})).await.ok()?;
+            answer["status"].as_str().map(str::to_owned)
+        })
     }
 
     /// Stops everything, and says what was left over.
