@@ -12,7 +12,6 @@ use std::process::Command;
 /// Development dependencies are not edges. `bin/terroir` may use all; no crate may use it.
 const EDGES: &[(&str, &[&str])] = &[
     ("types", &[]),
-    ("testkit", &["types"]),
     ("policy", &["types"]),
     ("store", &["types"]),
     ("aws-model", &["types"]),
