@@ -23,13 +23,15 @@ pytestmark = [pytest.mark.power, pytest.mark.timeout(1500)]
 ROUNDS = 20 if os.environ.get("TERROIR_FULL") == "1" else 3
 # A new instance id at every boot makes `tiny` run this at every boot.
 USER_DATA = """#!/bin/sh
+exec > /dev/console 2>&1
 mkdir -p /opt/terroir && mount -o ro /dev/vdb /opt/terroir
-cp -n /opt/terroir/lib/* /lib/x86_64-linux-gnu/
+# Anew at each boot: what the last one copied was never synced.
+cp /opt/terroir/lib/libgcc_s.so.1 /opt/terroir/lib/libm.so.6 /lib/x86_64-linux-gnu/
 export HOME=/root
 /opt/terroir/terroir --data-dir /srv/terroir up --hypervisor simulated --detach
-/opt/terroir/terroir --data-dir /srv/terroir env > /dev/console
+/opt/terroir/terroir --data-dir /srv/terroir env
 nc -ll -p 9001 -e nc 127.0.0.1 9000 &
-echo "ready for work" > /dev/console
+echo "ready for work"
 """
 
 
