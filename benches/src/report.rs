@@ -1,0 +1,86 @@
+//! The table on the terminal, line by line as it is measured, and the same as JSON.
+
+use serde_json::{Value, json};
+use std::path::Path;
+
+use crate::client::Measured;
+use crate::say;
+
+pub struct Report {
+    rows: Vec<Value>,
+    is_quick: bool,
+}
+
+/// A bound on a figure.
+#[derive(Clone, Copy)]
+pub enum Aim {
+    None,
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Report {
+    pub fn new(is_quick: bool) -> Self {
+        Self { rows: Vec::new(), is_quick }
+    }
+
+    pub fn machine(&self) -> String {
+        let first = |path: &str, field: &str| {
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix(field));
+            line.unwrap_or("?").trim_start_matches([' ', '\t', ':']).trim().to_owned()
+        };
+        let processors = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+        format!(
+            "{processors} × {}, memory {}, Linux {}, load {}{}",
+            first("/proc/cpuinfo", "model name"),
+            first("/proc/meminfo", "MemTotal"),
+            first("/proc/sys/kernel/osrelease", ""),
+            first("/proc/loadavg", ""),
+            if self.is_quick { "; quick: small counts" } else { "" }
+        )
+    }
+
+    pub fn figure(&mut self, what: &str, value: f64, unit: &str, aim: Aim, note: &str) {
+        let (bound, is_met) = match aim {
+            Aim::None => (String::new(), None),
+            Aim::AtMost(bound) => (format!("≤ {bound}"), Some(value <= bound)),
+            Aim::AtLeast(bound) => (format!("≥ {bound}"), Some(value >= bound)),
+        };
+        let verdict = match is_met {
+            None => "",
+            Some(true) => "met",
+            Some(false) => "MISSED",
+        };
+        let digits = if value >= 100.0 { 0 } else { 2 };
+        println!("{what:<50} {value:>10.digits$} {unit:<12} {bound:<7} {verdict:<6} {note}");
+        self.rows.push(json!({"what": what, "value": value, "unit": unit, "aim": bound, "met": is_met, "note": note}));
+    }
+
+    pub fn not_measured(&mut self, what: &str, aim: &str, why: &str) {
+        println!("{what:<50} {:>10} {:<12} {aim:<7} {:<6} {why}", "-", "", "");
+        self.rows.push(json!({"what": what, "value": null, "aim": aim, "met": null, "note": why}));
+    }
+
+    /// `size` in MiB gives MiB/s, its absence calls per second.
+    pub fn throughput(&mut self, what: &str, measured: &Measured, size: Option<f64>) {
+        let (factor, unit) = size.map_or((1.0, "/s"), |size| (size, "MiB/s"));
+        let note = format!(
+            "p50 {:.2} ms, p99 {:.2} ms, {} calls",
+            measured.quantile_ms(0.5),
+            measured.quantile_ms(0.99),
+            measured.count()
+        );
+        self.figure(what, measured.per_second() * factor, unit, Aim::None, &note);
+    }
+
+    pub fn save(&self, path: &Path) -> Result<(), String> {
+        let all = json!({"machine": self.machine(), "quick": self.is_quick, "rows": self.rows});
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(say)?;
+        }
+        std::fs::write(path, format!("{all:#}\n")).map_err(|error| format!("{}: {error}", path.display()))?;
+        println!("\n{}", path.display());
+        Ok(())
+    }
+}
