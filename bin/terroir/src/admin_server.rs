@@ -84,10 +84,10 @@ impl Admin {
 
 impl OperatorStatus for Admin {
     fn ready(&self) -> Result<(), String> {
-        if self.cloud.host_reported.load(Ordering::Acquire) {
+        if self.cloud.host_dialled.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err("the host's agent has not reported yet".to_owned())
+            Err("the host's agent has not come for its spec yet".to_owned())
         }
     }
 }

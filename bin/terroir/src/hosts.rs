@@ -54,16 +54,16 @@ impl LocalHosts {
 #[async_trait]
 impl ControlPlane for LocalHosts {
     async fn pull_spec(&self, host: HostId, cursor: Cursor, wait: Duration) -> Result<SpecPage, CrossingError> {
-        self.gateway.pull_spec(host, cursor, wait).await
+        let page = self.gateway.pull_spec(host, cursor, wait).await?;
+        self.cloud.host_dialled.store(true, Ordering::Release);
+        Ok(page)
     }
 
     async fn report(&self, report: HostReport) -> Result<ReportAck, CrossingError> {
         if let Some(facts) = &report.facts {
             self.join(report.host, facts.clone()).await?;
         }
-        let ack = self.gateway.report(report).await?;
-        self.cloud.host_reported.store(true, Ordering::Release);
-        Ok(ack)
+        self.gateway.report(report).await
     }
 
     async fn queries(&self, host: HostId, wait: Duration) -> Result<Vec<HostQuery>, CrossingError> {

@@ -63,8 +63,8 @@ pub struct Cloud {
     pub settings: Arc<Settings>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
-    /// An agent has reported to this process.
-    pub host_reported: Arc<AtomicBool>,
+    /// A known host's agent has got its spec from this process.
+    pub host_dialled: Arc<AtomicBool>,
 }
 
 async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
@@ -160,7 +160,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         settings: Arc::new(settings),
         blobs,
         backend,
-        host_reported: Arc::default(),
+        host_dialled: Arc::default(),
     })
 }
 
