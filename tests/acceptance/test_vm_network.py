@@ -190,9 +190,10 @@ def test_a_guest_reaches_no_port_of_the_host(tenant, pair):
 
 
 METADATA = "http://169.254.169.254/latest/meta-data"
+# The pause keeps the sending side open until the answer is there.
 TOKEN = (
-    "T=$(printf 'PUT /latest/api/token HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n"
-    "X-aws-ec2-metadata-token-ttl-seconds: 60\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n' | "
+    "T=$({ printf 'PUT /latest/api/token HTTP/1.1\\r\\nHost: 169.254.169.254\\r\\n"
+    "X-aws-ec2-metadata-token-ttl-seconds: 60\\r\\nContent-Length: 0\\r\\nConnection: close\\r\\n\\r\\n'; sleep 1; } | "
     "nc -w 3 169.254.169.254 80 | tr -d '\\r' | sed '1,/^$/d'); "
 )
 
