@@ -1,5 +1,7 @@
 //! Accepting connections: bounded in number, each with deadlines, all closed in order at the end.
 
+use http::{HeaderValue, header};
+use hyper::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -98,7 +100,16 @@ async fn connection(server: ApiServer, stream: TcpStream, peer: SocketAddr, mut 
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let server = server.clone();
-        async move { Ok::<_, Infallible>(server.handle(request.map(axum::body::Body::new), peer).await) }
+        // A client that waits for `100 Continue` before an empty body never gets one, and botocore then takes this
+        // answer's status for that of the connection's next one.
+        let waits_in_vain = request.headers().contains_key(header::EXPECT) && request.body().is_end_stream();
+        async move {
+            let mut response = server.handle(request.map(axum::body::Body::new), peer).await;
+            if waits_in_vain {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
