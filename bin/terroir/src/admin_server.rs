@@ -18,7 +18,7 @@ use terroir_block_storage::model::{Blob, Image, ImageBoot, Snapshot, snapshot_ke
 use terroir_block_storage::ops::{BlobSource, SystemImage};
 use terroir_compute::gateway::BlobStore;
 use terroir_compute::model::{HostStatus, Instance, InstanceStatus, instance_status_key};
-use terroir_compute::state::{HostKnowledge, instance_state};
+use terroir_compute::state::{host_knowledge, instance_state};
 use terroir_iam::ops::KeyOwner;
 use terroir_store::Key;
 use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
@@ -115,7 +115,7 @@ fn instances(txn: &terroir_store::Txn) -> Result<BTreeMap<String, usize>, Error>
     let mut counts = BTreeMap::new();
     for (_, instance) in txn.peek_range::<Instance>(&Key::new("instance"))? {
         let status = txn.peek::<InstanceStatus>(&instance_status_key(instance.account, instance.id))?;
-        let state = instance_state(&instance, status.as_deref(), HostKnowledge::Expected);
+        let state = instance_state(&instance, status.as_deref(), host_knowledge(txn, &instance)?);
         *counts.entry(state.name().to_owned()).or_default() += 1;
     }
     Ok(counts)

@@ -93,6 +93,11 @@ pub enum EndCause {
     StartFailed { detail: String },
     /// The host's kernel is a new one.
     HostReboot,
+    /// The agent was killed after it had decided to start the hypervisor and before it had: no fault of the guest.
+    Interrupted,
+    /// One that this version does not know.
+    #[serde(other)]
+    Unknown,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,4 +139,23 @@ pub enum InterfacePhase {
     },
     /// Nothing of it is left on the host.
     Released,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_of_other_versions_are_read() {
+        for (text, expected) in [
+            (r#"{"cause":"host-reboot"}"#, EndCause::HostReboot),
+            (r#"{"cause":"interrupted"}"#, EndCause::Interrupted),
+            (r#"{"cause":"start-failed","detail":"no"}"#, EndCause::StartFailed { detail: "no".to_owned() }),
+            (r#"{"cause":"eaten-by-a-grue","where":"cellar"}"#, EndCause::Unknown),
+        ] {
+            assert_eq!(serde_json::from_str::<EndCause>(text).unwrap(), expected, "{text}");
+        }
+        let written = serde_json::to_string(&EndCause::Interrupted).unwrap();
+        assert_eq!(written, r#"{"cause":"interrupted"}"#);
+    }
 }

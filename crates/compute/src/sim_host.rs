@@ -35,6 +35,10 @@ pub struct SimHost {
     sent: BTreeMap<String, String>,
     /// The next start fails.
     pub break_next_start: bool,
+    /// So many starts to come are interrupted.
+    pub interrupt_starts: usize,
+    /// Interfaces are not let go for now.
+    pub hold_interfaces: bool,
 }
 
 impl SimHost {
@@ -50,6 +54,8 @@ impl SimHost {
             generation: 0,
             sent: BTreeMap::new(),
             break_next_start: false,
+            interrupt_starts: 0,
+            hold_interfaces: false,
         }
     }
 
@@ -104,6 +110,9 @@ impl SimHost {
                     guest.run_id = section.run_id;
                     if std::mem::take(&mut self.break_next_start) {
                         guest.cause = Some(EndCause::StartFailed { detail: "no luck".to_owned() });
+                    } else if self.interrupt_starts > 0 {
+                        self.interrupt_starts -= 1;
+                        guest.cause = Some(EndCause::Interrupted);
                     } else {
                         guest.running = true;
                         guest.cause = None;
@@ -249,8 +258,8 @@ impl SimHost {
             .collect();
         for (id, desired, epoch) in all {
             let phase = match desired {
-                Desired::Present => InterfacePhase::Ready,
-                Desired::Deleted => InterfacePhase::Released,
+                Desired::Deleted if !self.hold_interfaces => InterfacePhase::Released,
+                Desired::Present | Desired::Deleted => InterfacePhase::Ready,
             };
             let status = InterfaceStatus { id, generation: 0, epoch, phase };
             if let Some(generation) = self.news(id.to_string(), format!("{status:?}"), full) {

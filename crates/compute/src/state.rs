@@ -5,8 +5,11 @@
 //!   pending ─────running────▶ running ───── failure ───▶ stopping ─────ended────▶ stopped
 //!      ▲                                                                            │
 //!      └──────────────────────────────── StartInstances (run_id + 1) ◀──────────────┘
-//!   any ── TerminateInstances, or a first start that failed ──▶ shutting-down ── host reports gone ──▶ terminated
+//!   any ── TerminateInstances, or a first start that failed ──▶ shutting-down
+//!   shutting-down ── host reports the instance gone, then its interfaces released ──▶ terminated
 //! ```
+//! `terminated` is the record's own word (`terminated_at`), written with the last interface's release: whoever sees it
+//! may delete subnet and security group at once.
 
 use terroir_store::Txn;
 use terroir_types::Error;
@@ -52,7 +55,7 @@ impl InstanceState {
 pub enum HostKnowledge {
     /// It is there, or silent: a host that cannot be heard changes nothing.
     Expected,
-    /// Declared lost by the operator.
+    /// Declared lost by the operator: nothing of it runs, and `ops::settle_lost` does without its word.
     Lost,
 }
 
@@ -64,9 +67,6 @@ pub fn instance_state(spec: &Instance, status: Option<&InstanceStatus>, host: Ho
     let current = status.filter(|status| status.epoch == spec.assignment.epoch && status.run_id == spec.run_id);
     let phase = current.map(|status| &status.phase);
     match (spec.desired, host, phase) {
-        (Desired::Terminated, HostKnowledge::Lost, _) | (Desired::Terminated, _, Some(Phase::Gone)) => {
-            InstanceState::Terminated
-        }
         (Desired::Terminated, _, _) => InstanceState::ShuttingDown,
         (_, HostKnowledge::Lost, _) => InstanceState::Stopped,
         (Desired::Stopped, _, Some(Phase::Ended(_) | Phase::Gone)) => InstanceState::Stopped,
@@ -83,7 +83,7 @@ pub(crate) fn state_of(txn: &Txn, spec: &Instance) -> Result<InstanceState, Erro
     Ok(instance_state(spec, status.as_deref(), host_knowledge(txn, spec)?))
 }
 
-pub(crate) fn host_knowledge(txn: &Txn, spec: &Instance) -> Result<HostKnowledge, Error> {
+pub fn host_knowledge(txn: &Txn, spec: &Instance) -> Result<HostKnowledge, Error> {
     let Some(id) = spec.host() else { return Ok(HostKnowledge::Expected) };
     let host = txn.peek::<Host>(&host_key(id))?;
     let lost = host.is_some_and(|host| host.mode == HostMode::Lost);
@@ -121,8 +121,8 @@ mod tests {
             (D::Terminated, None, here, S::ShuttingDown),
             (D::Terminated, Some(running()), here, S::ShuttingDown),
             (D::Terminated, Some(ended()), here, S::ShuttingDown),
-            (D::Terminated, Some(Phase::Gone), here, S::Terminated),
-            (D::Terminated, Some(running()), lost, S::Terminated),
+            (D::Terminated, Some(Phase::Gone), here, S::ShuttingDown),
+            (D::Terminated, Some(running()), lost, S::ShuttingDown),
         ];
         for (desired, phase, host, expected) in rows {
             let spec = Instance { desired, ..instance(1) };

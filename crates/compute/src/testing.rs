@@ -57,6 +57,7 @@ pub fn instance(seed: u64) -> Instance {
         monitoring: false,
         ebs_optimized: false,
         holds_capacity: true,
+        interrupted: 0,
         reason: None,
         events: Vec::new(),
         terminated_at: None,

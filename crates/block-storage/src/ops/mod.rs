@@ -12,7 +12,7 @@ pub use images::{
 };
 pub use sizing::{VolumeChoice, VolumeShape, resolve_shape};
 pub use snapshots::{BlobSource, SnapshotRequest, blob_source, create_snapshot, find_snapshot, forget_snapshot};
-pub use status::{VolumeOutcome, apply_volume_status};
+pub use status::{VolumeOutcome, apply_volume_status, host_lost};
 pub use volumes::{
     NewVolume, attach, create_volume, delete_volume, detach, find_volume, instance_gone, set_delete_on_termination,
 };

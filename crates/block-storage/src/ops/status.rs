@@ -3,6 +3,7 @@ use terroir_metering::Open;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error, HostId, InstanceId, Timestamp, VolumeId};
 
+use crate::Hold;
 use crate::model::{HostVolume, Phase, Volume, VolumeStatus, host_volume_key, volume_key, volume_status_key};
 
 /// What a report changed beyond the volume's status.
@@ -48,11 +49,7 @@ pub fn apply_volume_status(
     }
     let phase = phase(&report.phase);
     if volume.deleted_at.is_some() && phase == Phase::Deleted {
-        txn.delete(&key);
-        txn.delete(&status_key);
-        txn.delete(&host_volume_key(host, report.id));
-        terroir_resources::unregister(txn, account, &report.id.to_string())?;
-        return Ok(VolumeOutcome::Removed { account, size_bytes: volume.size_bytes });
+        return remove(txn, &volume);
     }
     let usage = match before.as_ref().and_then(|before| before.usage) {
         None if phase == Phase::Ready && volume.deleted_at.is_none() => Some(Open { since: now }),
@@ -70,6 +67,30 @@ pub fn apply_volume_status(
     };
     txn.put(&status_key, &status)?;
     release(txn, &volume, &status)
+}
+
+fn remove(txn: &mut Txn, volume: &Volume) -> Result<VolumeOutcome, Error> {
+    txn.delete(&volume_key(volume.account, volume.id));
+    txn.delete(&volume_status_key(volume.account, volume.id));
+    txn.delete(&host_volume_key(volume.host, volume.id));
+    terroir_resources::unregister(txn, volume.account, &volume.id.to_string())?;
+    Ok(VolumeOutcome::Removed { account: volume.account, size_bytes: volume.size_bytes })
+}
+
+/// Settles what a volume waited for from a host that was declared lost: its deletion or its release.
+pub fn host_lost(txn: &mut Txn, host: HostId, id: VolumeId) -> Result<VolumeOutcome, Error> {
+    let Some(index) = txn.get::<HostVolume>(&host_volume_key(host, id))? else { return Ok(VolumeOutcome::Ignored) };
+    let key = volume_key(index.account, id);
+    let Some(found) = txn.get::<Volume>(&key)? else { return Ok(VolumeOutcome::Ignored) };
+    if found.deleted_at.is_some() {
+        return remove(txn, &found);
+    }
+    let Hold::Releasing(instance) = found.assignment.hold else { return Ok(VolumeOutcome::Ignored) };
+    let mut volume = Volume::clone(&found);
+    volume.assignment.ended();
+    volume.attachment = None;
+    txn.put(&key, &volume)?;
+    Ok(VolumeOutcome::Released { account: volume.account, volume: id, instance })
 }
 
 fn release(txn: &mut Txn, volume: &Volume, status: &VolumeStatus) -> Result<VolumeOutcome, Error> {

@@ -108,7 +108,8 @@ pub fn detach(txn: &mut Txn, account: AccountId, id: VolumeId) -> Result<Volume,
     Ok(volume)
 }
 
-/// The instance is gone from its host, and its bus with it: what is to go with it is deleted, the rest is free.
+/// The instance is gone from its host, and its bus with it: what is to go with it is deleted, the rest is free; so is
+/// what somebody had taken from it before, though the host had not let go yet.
 pub fn instance_gone(
     txn: &mut Txn,
     account: AccountId,
@@ -121,7 +122,8 @@ pub fn instance_gone(
         return Ok(());
     }
     let mut volume = Volume::clone(&volume);
-    let goes = volume.attachment.take().is_some_and(|attachment| attachment.delete_on_termination);
+    let held = volume.assignment.is_held_by(instance);
+    let goes = volume.attachment.take().is_some_and(|attachment| held && attachment.delete_on_termination);
     volume.assignment.ended();
     if goes {
         mark_deleted(txn, &mut volume, now)?;

@@ -62,11 +62,7 @@ impl<'a, 'b> Lookup<'a, 'b> {
                 volumes.push((volume, txn.peek(&volume_status_key(spec.account, *id))?));
             }
         }
-        // A terminated instance's interfaces may still wait for their host; it no longer has them.
-        let interfaces = match state {
-            InstanceState::Terminated => Vec::new(),
-            _ => terroir_network::ops::interfaces_of(txn, spec.id)?,
-        };
+        let interfaces = terroir_network::ops::interfaces_of(txn, spec.id)?;
         let tags = terroir_resources::tags(txn, spec.account, &spec.id.to_string())?;
         Ok(Row { spec, state, tags, interfaces, volumes })
     }

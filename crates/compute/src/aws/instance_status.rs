@@ -39,6 +39,9 @@ fn checks(row: &Row) -> (&'static str, &'static str) {
 fn event(event: &Event, index: usize, row: &Row) -> ec2::InstanceStatusEvent {
     let (code, words) = match event.kind {
         EventKind::HostReboot => ("system-reboot", "The host was restarted, and the instance started again"),
+        EventKind::StartInterrupted => {
+            ("system-maintenance", "The host's software was restarted, and the instance's start begun again")
+        }
     };
     let number = row.spec.id.number() ^ (index as u128) << 4 ^ u128::from(event.run_id);
     ec2::InstanceStatusEvent {

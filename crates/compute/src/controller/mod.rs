@@ -6,3 +6,4 @@ mod report;
 pub(crate) use render::find_profile;
 pub use render::{dependents, render, sections_for_host};
 pub use report::{apply_report, parts};
+pub(crate) use report::{apply_volume_outcome, close_usage, gone, stopped};

@@ -5,13 +5,13 @@ use terroir_block_storage::ops::VolumeOutcome;
 use terroir_metering::{Interval, Measure, Open};
 use terroir_scheduler::Room;
 use terroir_store::Txn;
-use terroir_types::{AccountId, Error, HostId, InstanceId, Timestamp, VolumeId};
+use terroir_types::{AccountId, Error, HostId, InstanceId, RunId, Timestamp, VolumeId};
 
 use crate::model::{
-    Desired, EventKind, Host, HostInstance, Instance, InstanceStatus, Phase, Reason, Why, host_instance_key, host_key,
-    instance_key, instance_status_key,
+    Desired, EventKind, Host, HostInstance, HostMode, Instance, InstanceStatus, Phase, Reason, Why, host_instance_key,
+    host_key, instance_key, instance_status_key,
 };
-use crate::ops::{self, COUNT_INSTANCES, COUNT_VOLUMES, drop_capacity, give_back, uncount};
+use crate::ops::{self, COUNT_VOLUMES, drop_capacity, give_back, uncount};
 
 /// Statuses that one transaction takes: an instance that is gone writes about twenty records.
 const PART: usize = 60;
@@ -41,11 +41,15 @@ pub fn parts(report: HostReport) -> Vec<HostReport> {
 
 /// Takes over a report in one transaction; use [`parts`] for a long one.
 ///
-/// Errors: `InvalidHostID.NotFound` for a host that is not registered.
+/// Errors: `InvalidHostID.NotFound` for a host that is not registered; `IncorrectState` for one that was declared lost,
+/// whose word counts no more.
 pub fn apply_report(txn: &mut Txn, report: &HostReport, now: Timestamp) -> Result<ReportAck, Error> {
-    if txn.get::<Host>(&host_key(report.host))?.is_none() {
+    let Some(host) = txn.get::<Host>(&host_key(report.host))? else {
         let message = format!("The host ID '{}' does not exist", report.host);
         return Err(Error::not_found("InvalidHostID.NotFound", message));
+    };
+    if host.mode == HostMode::Lost {
+        return Err(Error::conflict("IncorrectState", format!("The host '{}' was declared lost", report.host)));
     }
     if let Some(facts) = &report.facts {
         ops::update_facts(txn, report.host, facts.clone(), Some(&report.boot_id))?;
@@ -57,13 +61,21 @@ pub fn apply_report(txn: &mut Txn, report: &HostReport, now: Timestamp) -> Resul
         apply_volume(txn, report.host, status, now)?;
     }
     for status in &report.interfaces {
-        terroir_network::ops::apply_interface_status(txn, report.host, status)?;
+        if let Some((account, instance)) = terroir_network::ops::apply_interface_status(txn, report.host, status)? {
+            interface_left(txn, account, instance, now)?;
+        }
     }
     Ok(ReportAck { want_full: false })
 }
 
 fn apply_volume(txn: &mut Txn, host: HostId, status: &agent::VolumeStatus, now: Timestamp) -> Result<(), Error> {
-    match terroir_block_storage::ops::apply_volume_status(txn, host, status, now)? {
+    let outcome = terroir_block_storage::ops::apply_volume_status(txn, host, status, now)?;
+    apply_volume_outcome(txn, host, outcome)
+}
+
+/// What a volume's news mean for its instance, its account and its host.
+pub(crate) fn apply_volume_outcome(txn: &mut Txn, host: HostId, outcome: VolumeOutcome) -> Result<(), Error> {
+    match outcome {
         VolumeOutcome::Ignored | VolumeOutcome::Recorded => Ok(()),
         VolumeOutcome::Released { account, volume, instance } => forget_volume(txn, account, instance, volume),
         VolumeOutcome::Removed { account, size_bytes } => {
@@ -105,15 +117,17 @@ fn apply_instance(txn: &mut Txn, host: HostId, report: &agent::InstanceStatus, n
         Phase::Preparing | Phase::Stopping => {}
         Phase::Running(_) => {
             status.usage.get_or_insert(Open { since: now });
+            instance.interrupted = 0;
         }
         Phase::Ended(cause) => {
             let cause = cause.clone();
-            close_usage(txn, &instance, host, &mut status, now)?;
-            ended(txn, &mut instance, &cause, now)?;
+            let ran = close_usage(txn, &instance, host, &mut status, now)?;
+            ended(txn, &mut instance, &cause, ran, now)?;
         }
         Phase::Gone => {
             close_usage(txn, &instance, host, &mut status, now)?;
-            gone(txn, &mut instance, host, now)?;
+            gone(txn, &mut instance, now)?;
+            ops::finish_termination(txn, &mut instance, now)?;
         }
     }
     txn.put(&status_key, &status)?;
@@ -126,11 +140,11 @@ fn counts(spec: &Instance, before: Option<&InstanceStatus>, host: HostId, report
     // A run that ended cannot run again: that is what a later run is for.
     let over = before.is_some_and(|before| {
         before.run_id == report.run_id
-            && matches!(before.phase, Phase::Ended(_) | Phase::Gone)
-            && matches!(
-                report.phase,
-                InstancePhase::Preparing | InstancePhase::Running { .. } | InstancePhase::Stopping
-            )
+            && match before.phase {
+                Phase::Ended(_) => !matches!(report.phase, InstancePhase::Ended { .. } | InstancePhase::Gone),
+                Phase::Gone => report.phase != InstancePhase::Gone,
+                Phase::Preparing | Phase::Running(_) | Phase::Stopping => false,
+            }
     });
     // Nobody asked for that: the next report will say what is.
     let unasked = report.phase == InstancePhase::Gone && spec.desired != Desired::Terminated;
@@ -155,20 +169,25 @@ fn phase(phase: &InstancePhase) -> Phase {
         InstancePhase::Ended { cause } => Phase::Ended(match cause {
             EndCause::HypervisorDied { detail } => EndCause::HypervisorDied { detail: cut(detail) },
             EndCause::StartFailed { detail } => EndCause::StartFailed { detail: cut(detail) },
-            EndCause::GuestPowerOff | EndCause::Requested | EndCause::HostReboot => cause.clone(),
+            EndCause::GuestPowerOff
+            | EndCause::Requested
+            | EndCause::HostReboot
+            | EndCause::Interrupted
+            | EndCause::Unknown => cause.clone(),
         }),
         InstancePhase::Gone => Phase::Gone,
     }
 }
 
-fn close_usage(
+/// Ends what is paid for; whether the run was seen running at all.
+pub(crate) fn close_usage(
     txn: &mut Txn,
     instance: &Instance,
     host: HostId,
     status: &mut InstanceStatus,
     now: Timestamp,
-) -> Result<(), Error> {
-    let Some(open) = status.usage.take() else { return Ok(()) };
+) -> Result<bool, Error> {
+    let Some(open) = status.usage.take() else { return Ok(false) };
     terroir_metering::close(
         txn,
         Interval {
@@ -185,11 +204,16 @@ fn close_usage(
             started_at: open.since,
             ended_at: now,
         },
-    )
+    )?;
+    Ok(true)
 }
 
-/// A run is over: what follows is decided here, not by the host.
-fn ended(txn: &mut Txn, instance: &mut Instance, cause: &EndCause, now: Timestamp) -> Result<(), Error> {
+/// So many starts in a row that never came to run, and the instance counts as one that cannot be started: something
+/// about it may well be what its host dies of.
+const MOST_INTERRUPTED: u32 = 5;
+
+/// A run is over: what follows is decided here, not by the host. `ran`: it was seen running.
+fn ended(txn: &mut Txn, instance: &mut Instance, cause: &EndCause, ran: bool, now: Timestamp) -> Result<(), Error> {
     match instance.desired {
         // The host goes on to remove it.
         Desired::Terminated => return Ok(()),
@@ -197,6 +221,9 @@ fn ended(txn: &mut Txn, instance: &mut Instance, cause: &EndCause, now: Timestam
         Desired::Running => {}
     }
     let reason = |why, detail: &str| Some(Reason { why, at: now, detail: detail.to_owned() });
+    // It never ran: earlier runs, if any, were interrupted.
+    let first = !ran && instance.run_id == RunId::from(instance.interrupted) + 1;
+    let mut start_failed = false;
     match cause {
         EndCause::GuestPowerOff => {
             instance.reason = reason(Why::GuestPoweredOff, "");
@@ -207,25 +234,35 @@ fn ended(txn: &mut Txn, instance: &mut Instance, cause: &EndCause, now: Timestam
         }
         EndCause::HypervisorDied { detail } => instance.reason = reason(Why::HypervisorDied, detail),
         EndCause::Requested => instance.reason = reason(Why::HypervisorDied, "It was stopped on its host."),
+        EndCause::Unknown => instance.reason = reason(Why::HypervisorDied, "Its host gave a cause that is not known."),
         EndCause::StartFailed { detail } => {
             instance.reason = reason(Why::StartFailed, detail);
-            if instance.run_id == 1 {
-                instance.desired = Desired::Terminated;
+            start_failed = true;
+        }
+        EndCause::HostReboot | EndCause::Interrupted => {
+            instance.interrupted = if ran { 0 } else { instance.interrupted + 1 };
+            if instance.interrupted < MOST_INTERRUPTED {
+                let interrupted = *cause == EndCause::Interrupted;
+                let kind = if interrupted { EventKind::StartInterrupted } else { EventKind::HostReboot };
+                instance.record_event(kind, now);
+                instance.run_id += 1;
                 return Ok(());
             }
+            let detail = format!("Its start was interrupted {MOST_INTERRUPTED} times in a row.");
+            instance.reason = reason(Why::StartFailed, &detail);
+            start_failed = true;
         }
-        EndCause::HostReboot => {
-            instance.record_event(EventKind::HostReboot, now);
-            instance.run_id += 1;
-            return Ok(());
-        }
+    }
+    if start_failed && first {
+        instance.desired = Desired::Terminated;
+        return Ok(());
     }
     instance.desired = Desired::Stopped;
     stopped(txn, instance)
 }
 
 /// A stopped instance keeps its disks and private addresses; processors, memory and pooled public addresses go.
-fn stopped(txn: &mut Txn, instance: &mut Instance) -> Result<(), Error> {
+pub(crate) fn stopped(txn: &mut Txn, instance: &mut Instance) -> Result<(), Error> {
     drop_capacity(txn, instance)?;
     for interface in terroir_network::ops::interfaces_of(txn, instance.id)? {
         terroir_network::ops::public_address_lost_on_stop(txn, instance.account, interface.id)?;
@@ -233,16 +270,24 @@ fn stopped(txn: &mut Txn, instance: &mut Instance) -> Result<(), Error> {
     Ok(())
 }
 
-/// Nothing of a terminated instance is left on its host but its volumes.
-fn gone(txn: &mut Txn, instance: &mut Instance, host: HostId, now: Timestamp) -> Result<(), Error> {
+/// Nothing of a terminated instance is left on its host but its volumes, and its interfaces, which nobody uses any more.
+pub(crate) fn gone(txn: &mut Txn, instance: &mut Instance, now: Timestamp) -> Result<(), Error> {
     drop_capacity(txn, instance)?;
-    uncount(txn, instance.account, COUNT_INSTANCES, 1)?;
     for volume in std::mem::take(&mut instance.volumes) {
         terroir_block_storage::ops::instance_gone(txn, instance.account, volume, instance.id, now)?;
     }
-    terroir_network::ops::release_interfaces_of(txn, instance.id, now)?;
-    instance.assignment.ended();
-    instance.terminated_at = Some(now);
-    txn.delete(&host_instance_key(host, instance.id));
-    Ok(())
+    terroir_network::ops::release_interfaces_of(txn, instance.id)
+}
+
+/// An instance has one interface less; it may have waited for that alone.
+fn interface_left(txn: &mut Txn, account: AccountId, id: InstanceId, now: Timestamp) -> Result<(), Error> {
+    let key = instance_key(account, id);
+    let Some(found) = txn.get::<Instance>(&key)? else { return Ok(()) };
+    let status = txn.get::<InstanceStatus>(&instance_status_key(account, id))?;
+    if found.desired != Desired::Terminated || status.is_none_or(|status| status.phase != Phase::Gone) {
+        return Ok(());
+    }
+    let mut instance = Instance::clone(&found);
+    ops::finish_termination(txn, &mut instance, now)?;
+    if instance != *found { txn.put(&key, &instance) } else { Ok(()) }
 }

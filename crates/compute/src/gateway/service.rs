@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::host_view::HostView;
 use super::{BlobStore, HostQueries, QueryBroker, RoleCredentialSource};
-use crate::model::{Host, HostInstance, Instance, UserData, host_instance_key, host_key, instance_key};
+use crate::model::{Host, HostInstance, HostMode, Instance, UserData, host_instance_key, host_key, instance_key};
 use crate::{controller, ops};
 
 #[derive(Debug, Clone)]
@@ -116,9 +116,30 @@ impl HostGateway {
                         self.mark(&changes.keys, changes.revision);
                     }
                     self.marked.send_replace(changes.revision);
+                    if changes.missed || changes.keys.iter().any(|key| key.kind() == "host") {
+                        self.settle_lost().await;
+                    }
                 }
                 _ = full_look.tick() => self.mark_everything(),
-                _ = collect.tick() => self.collect().await,
+                _ = collect.tick() => {
+                    self.settle_lost().await;
+                    self.collect().await;
+                }
+            }
+        }
+    }
+
+    /// Settles what waits for hosts that were declared lost.
+    async fn settle_lost(&self) {
+        loop {
+            let now = self.clock.now();
+            match self.store.transact(&[], |txn| ops::settle_lost(txn, now)).await {
+                Ok((settled, _)) if settled.more => {}
+                Ok(_) => return,
+                // The next round looks again.
+                Err(error) => {
+                    return tracing::warn!(%error, detail = error.internal_detail(), "lost hosts are not settled");
+                }
             }
         }
     }
@@ -260,15 +281,17 @@ impl HostGateway {
     }
 
     async fn registered(&self, id: HostId) -> Result<(), CrossingError> {
-        let known = |txn: &Txn| txn.peek::<Host>(&host_key(id)).map(|host| host.is_some());
-        if known(&self.store.stale()).map_err(|error| crossing(&error))? {
-            return Ok(());
+        let mode = |txn: &Txn| txn.peek::<Host>(&host_key(id)).map(|host| host.map(|host| host.mode));
+        let mut known = mode(&self.store.stale()).map_err(|error| crossing(&error))?;
+        if known.is_none() {
+            // It may have been registered just now.
+            known = mode(&self.fresh().await?).map_err(|error| crossing(&error))?;
         }
-        // It may have been registered just now.
-        if known(&self.fresh().await?).map_err(|error| crossing(&error))? {
-            return Ok(());
+        match known {
+            Some(HostMode::Active | HostMode::Drained) => Ok(()),
+            Some(HostMode::Lost) => Err(CrossingError::Refused(format!("{id} was declared lost"))),
+            None => Err(CrossingError::Refused(format!("{id} is not registered"))),
         }
-        Err(CrossingError::Refused(format!("{id} is not registered")))
     }
 
     async fn fresh(&self) -> Result<Txn, CrossingError> {

@@ -79,11 +79,15 @@ pub struct Instance {
     /// Processors and memory are reserved on its host.
     #[serde(rename = "hc", default = "yes", skip_serializing_if = "is_true")]
     pub holds_capacity: bool,
+    /// Runs in a row that ended before they were seen running, by no fault of the guest.
+    #[serde(rename = "in", default, skip_serializing_if = "is_zero")]
+    pub interrupted: u32,
     #[serde(rename = "re", default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
     /// What happened to it without anybody's asking, newest last; bounded.
     #[serde(rename = "ev", default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
+    /// When the last of it had left its host, its interfaces included.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub terminated_at: Option<Timestamp>,
 }
@@ -209,6 +213,9 @@ pub enum EventKind {
     /// The host's kernel is a new one; the instance was started again from its disks.
     #[serde(rename = "r")]
     HostReboot,
+    /// The host's agent was killed before the guest had started; the start was begun again.
+    #[serde(rename = "i")]
+    StartInterrupted,
 }
 
 const EVENTS_KEPT: usize = 4;

@@ -33,8 +33,10 @@ fn alive(txn: &Txn, account: AccountId, id: InstanceId) -> Result<Instance, Erro
 pub fn set_instance_type(txn: &mut Txn, account: AccountId, id: InstanceId, name: &str) -> Result<(), Error> {
     let mut instance = stopped(txn, account, id)?;
     let wanted = catalogue::find(txn, name)?;
+    // Of a host that was just declared lost.
     if instance.holds_capacity {
-        return Err(Error::internal(format_args!("{id} is stopped and holds capacity")));
+        let message = format!("The instance '{id}' is not in the 'stopped' state yet.");
+        return Err(Error::conflict("IncorrectInstanceState", message));
     }
     instance.instance_type.clone_from(&wanted.name);
     instance.vcpus = wanted.vcpus;

@@ -228,6 +228,7 @@ fn one(
         monitoring: launch.monitoring,
         ebs_optimized: launch.ebs_optimized,
         holds_capacity: true,
+        interrupted: 0,
         reason: None,
         events: Vec::new(),
         terminated_at: None,

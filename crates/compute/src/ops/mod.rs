@@ -5,6 +5,7 @@ mod collect;
 mod host;
 mod key_pair;
 mod launch;
+mod lost;
 mod power;
 mod volume;
 
@@ -17,8 +18,9 @@ pub(crate) use host::{candidates, give_back, reserve};
 pub(crate) use key_pair::key_name_taken;
 pub use key_pair::{NewKeyPair, create_key_pair, delete_key_pair, find_key_pair, find_key_pair_named};
 pub use launch::{Launch, LaunchVolume, MAX_PER_LAUNCH, MAX_USER_DATA_BYTES, launch};
+pub use lost::{Settled, settle_lost};
 pub use power::{StateChange, reboot, start, stop, terminate};
-pub(crate) use power::{all_exist, drop_capacity};
+pub(crate) use power::{all_exist, drop_capacity, finish_termination};
 pub use volume::{AttachRequest, attach_volume, check_device, create_volume, detach_volume};
 
 use std::sync::Arc;

@@ -5,9 +5,9 @@ use terroir_store::Txn;
 use terroir_types::{AccountId, Error, ErrorClass, HostId, InstanceId, ResourceId, Timestamp};
 
 use super::launch::vcpu_limit;
-use super::{COUNT_VCPUS, candidates, find_instance, give_back, limits, reserve, uncount};
-use crate::model::{Desired, Host, HostMode, Instance, Reason, Why, host_key, instance_key};
-use crate::state::{InstanceState, state_of};
+use super::{COUNT_INSTANCES, COUNT_VCPUS, candidates, find_instance, give_back, limits, reserve, uncount};
+use crate::model::{Desired, Host, HostMode, Instance, Reason, Why, host_instance_key, host_key, instance_key};
+use crate::state::{HostKnowledge, InstanceState, host_knowledge, state_of};
 
 /// An instance's state before and after a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +53,10 @@ pub fn start(cx: &mut Context<'_>, id: InstanceId) -> Result<StateChange, Error>
         }
     }
     let host = instance.host().ok_or_else(|| Error::internal(format_args!("{id} is on no host")))?;
+    if host_knowledge(cx.txn, &instance)? == HostKnowledge::Lost {
+        let message = format!("There is not enough capacity to start {id}: its host is lost, and its disks with it.");
+        return Err(Error::new(ErrorClass::Capacity, "InsufficientInstanceCapacity", message));
+    }
     if !instance.volumes.iter().any(|volume| is_root(cx.txn, &instance, *volume).unwrap_or(false)) {
         let message = format!(
             "Invalid value '{id}' for instanceId. Instance does not have a volume attached at root ({})",
@@ -65,6 +69,7 @@ pub fn start(cx: &mut Context<'_>, id: InstanceId) -> Result<StateChange, Error>
         terroir_network::ops::public_address_on_start(cx, interface.id)?;
     }
     instance.run_id += 1;
+    instance.interrupted = 0;
     instance.desired = Desired::Running;
     instance.force_stop = false;
     instance.launched_at = cx.now;
@@ -120,6 +125,19 @@ pub(crate) fn drop_capacity(txn: &mut Txn, instance: &mut Instance) -> Result<()
         Some(host) => give_back(txn, host, running_room(instance)),
         None => Ok(()),
     }
+}
+
+/// Makes an instance terminated if the last of its interfaces has left; repeating it changes nothing. Its guest is gone.
+pub(crate) fn finish_termination(txn: &mut Txn, instance: &mut Instance, now: Timestamp) -> Result<(), Error> {
+    let Some(host) = instance.host() else { return Ok(()) };
+    if terroir_network::ops::has_interfaces(txn, instance.id) {
+        return Ok(());
+    }
+    uncount(txn, instance.account, COUNT_INSTANCES, 1)?;
+    txn.delete(&host_instance_key(host, instance.id));
+    instance.assignment.ended();
+    instance.terminated_at = Some(now);
+    Ok(())
 }
 
 /// Asks for a stop. `force` skips the guest's own shutdown.

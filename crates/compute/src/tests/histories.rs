@@ -174,7 +174,11 @@ impl History {
                 self.cloud.host.accident(usize::from(step.which), &cause);
             }
             18 if step.which.is_multiple_of(4) => self.cloud.host.reboot(),
-            18 => self.cloud.host.break_next_start = true,
+            18 if step.which.is_multiple_of(3) => {
+                self.cloud.host.hold_interfaces = !self.cloud.host.hold_interfaces;
+            }
+            18 if step.which.is_multiple_of(2) => self.cloud.host.break_next_start = true,
+            18 => self.cloud.host.interrupt_starts = usize::from(step.which % 7),
             _ => {
                 self.cloud.host.pull(&*self.cloud.gateway).await;
                 self.cloud.host.apply();
@@ -209,6 +213,7 @@ impl History {
         if let Some(late) = self.late.take() {
             self.cloud.gateway.report(late).await.unwrap();
         }
+        self.cloud.host.hold_interfaces = false;
         for _ in 0..3 {
             self.catch_up().await;
             let txn = self.cloud.world.store.stale();
@@ -307,6 +312,7 @@ fn check_rows(txn: &Txn, cloud: &Cloud, instances: &[Instance], volumes: &[Volum
     }
     for instance in instances.iter().filter(|instance| instance.terminated_at.is_some()) {
         assert!(instance.desired == Desired::Terminated && !instance.holds_capacity && instance.volumes.is_empty());
+        assert!(!terroir_network::ops::has_interfaces(txn, instance.id), "whoever sees it may delete the subnet");
     }
 }
 

@@ -250,3 +250,87 @@ async fn a_hundred_at_once_fit_into_their_transactions() {
     cloud.world.with_context(|cx| ops::collect(cx.txn, cx.now)).await.unwrap();
     assert_eq!(cloud.world.kinds().await, std::collections::BTreeMap::new());
 }
+
+#[tokio::test]
+async fn a_start_that_was_interrupted_is_begun_again() {
+    const MOST: usize = 5;
+    let mut cloud = Cloud::new(ROOMY).await;
+    cloud.host.interrupt_starts = MOST - 1;
+    let id = cloud.run(cloud.world.run(1)).await[0];
+    cloud.settle().await;
+    cloud.expect(id, S::Running).await;
+    let request = ec2::DescribeInstanceStatusRequest { instance_ids: ids(id), ..Default::default() };
+    let status = cloud.world.call::<DescribeInstanceStatus>(request).await.unwrap();
+    let events = &status.instance_statuses[0].events;
+    assert_eq!(events.len(), MOST - 1);
+    assert!(events.iter().all(|event| event.code.as_deref() == Some("system-maintenance")));
+    assert!(cloud.usage().await.is_empty(), "what never ran costs nothing");
+
+    // Having run, it may be interrupted as often again; then it is stopped, its disk kept.
+    cloud.host.interrupt_starts = MOST - 1;
+    cloud.host.reboot();
+    cloud.settle().await;
+    cloud.expect(id, S::Running).await;
+    cloud.world.call::<StopInstances>(stop(id)).await.unwrap();
+    cloud.settle().await;
+    cloud.host.interrupt_starts = usize::MAX;
+    cloud.world.call::<StartInstances>(start(id)).await.unwrap();
+    cloud.settle().await;
+    cloud.expect(id, S::Stopped).await;
+    let stopped = cloud.describe(id).await;
+    let reason = stopped.state_reason.unwrap();
+    assert_eq!(reason.code.as_deref(), Some("Server.InternalError"));
+    assert!(reason.message.unwrap().contains("interrupted 5 times"));
+    assert_eq!(stopped.block_device_mappings.len(), 1);
+
+    // One that never ran is terminated, as if its first start had failed; so is one whose second run fails.
+    let id = cloud.run(cloud.world.run(1)).await[0];
+    cloud.settle().await;
+    cloud.expect(id, S::Terminated).await;
+    cloud.host.interrupt_starts = 1;
+    let id = cloud.run(cloud.world.run(1)).await[0];
+    cloud.round().await;
+    cloud.host.break_next_start = true;
+    cloud.settle().await;
+    cloud.expect(id, S::Terminated).await;
+
+    // Nobody starts what is no longer wanted.
+    cloud.host.interrupt_starts = usize::MAX;
+    let id = cloud.run(cloud.world.run(1)).await[0];
+    cloud.round().await;
+    cloud.world.call::<TerminateInstances>(terminate(id)).await.unwrap();
+    cloud.settle().await;
+    cloud.expect(id, S::Terminated).await;
+}
+
+/// Whoever has seen `terminated` may delete subnet and group at once.
+#[tokio::test]
+async fn terminated_is_said_once_the_interfaces_are_gone() {
+    let mut cloud = Cloud::new(ROOMY).await;
+    let made = cloud.run(cloud.world.run(2)).await;
+    cloud.settle().await;
+    let subnet: terroir_types::SubnetId = cloud.describe(made[0]).await.subnet_id.unwrap().parse().unwrap();
+    cloud.host.hold_interfaces = true;
+    for id in &made {
+        cloud.world.call::<TerminateInstances>(terminate(*id)).await.unwrap();
+    }
+    cloud.settle().await;
+    for id in &made {
+        cloud.expect(*id, S::ShuttingDown).await;
+    }
+    let delete = async |cloud: &Cloud| {
+        let delete = |cx: &mut terroir_action::Context<'_>| {
+            terroir_network::ops::delete_subnet(&mut terroir_network::ops::Scope::of(cx), subnet)
+        };
+        cloud.world.with_context(delete).await
+    };
+    assert_eq!(code(&delete(&cloud).await), "DependencyViolation");
+    cloud.host.hold_interfaces = false;
+    cloud.settle().await;
+    for id in &made {
+        cloud.expect(*id, S::Terminated).await;
+    }
+    delete(&cloud).await.unwrap();
+    let whole = cloud.host.whole_spec(&*cloud.gateway).await;
+    assert_eq!(whole.keys().filter(|key| key.starts_with("instance/")).count(), 0, "the host may forget it");
+}

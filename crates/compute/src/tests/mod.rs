@@ -6,6 +6,7 @@ mod gateway;
 mod histories;
 mod launch;
 mod lifecycle;
+mod lost;
 mod stale_reports;
 mod volumes;
 

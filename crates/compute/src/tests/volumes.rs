@@ -185,6 +185,38 @@ async fn root_volumes_leave_only_stopped_instances() {
     assert_eq!(status.volume_statuses[0].volume_status.as_ref().unwrap().status.as_deref(), Some("ok"));
 }
 
+/// A volume that goes with its instance, but was taken from it in time, is kept.
+#[tokio::test]
+async fn what_is_being_detached_does_not_go_with_its_instance() {
+    let mut cloud = Cloud::new(ROOMY).await;
+    let ebs = ec2::EbsBlockDevice { volume_size: Some(1), ..Default::default() };
+    let mapping = |device: &str| ec2::BlockDeviceMapping {
+        device_name: Some(device.to_owned()),
+        ebs: Some(ebs.clone()),
+        ..Default::default()
+    };
+    let request = ec2::RunInstancesRequest {
+        block_device_mappings: vec![mapping("/dev/sdf"), mapping("/dev/sdg")],
+        ..cloud.world.run(1)
+    };
+    let instance = cloud.run(request).await[0];
+    cloud.settle().await;
+    let mappings = cloud.describe(instance).await.block_device_mappings;
+    let of = |device: &str| {
+        let found = mappings.iter().find(|mapping| mapping.device_name.as_deref() == Some(device)).unwrap();
+        let ebs = found.ebs.clone().unwrap();
+        assert_eq!(ebs.delete_on_termination, Some(true));
+        ebs.volume_id.unwrap()
+    };
+    let (taken, left) = (of("/dev/sdf"), of("/dev/sdg"));
+    cloud.world.call::<DetachVolume>(detach(&taken)).await.unwrap();
+    let terminate = ec2::TerminateInstancesRequest { instance_ids: vec![instance.to_string()], ..Default::default() };
+    cloud.world.call::<TerminateInstances>(terminate).await.unwrap();
+    cloud.settle().await;
+    cloud.expect(instance, crate::state::InstanceState::Terminated).await;
+    assert_eq!((states(&cloud, &taken).await.as_str(), states(&cloud, &left).await.as_str()), ("available", "none"));
+}
+
 struct OneObject;
 
 #[async_trait]

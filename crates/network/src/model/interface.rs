@@ -14,7 +14,8 @@ use terroir_types::{
 /// ```text
 ///   free ──attach──▶ held by host ──detach, terminate──▶ releasing ──host reports Released at this epoch──▶ free, or gone
 /// ```
-/// A new holder gets it only from `free`; the addresses of an interface that is to be deleted are free only then.
+/// A new holder gets it only from `free`; the addresses of an interface that is to be deleted are free only then. Until
+/// then it is attached, and its instance has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interface {
     #[serde(rename = "a")]

@@ -7,7 +7,7 @@ use terroir_resources::Tags;
 use terroir_store::{Key, Txn};
 use terroir_types::{
     AccountId, Error, ErrorClass, HostId, InstanceId, InterfaceAttachmentId, InterfaceId, ResourceId, SecurityGroupId,
-    SubnetId, Timestamp, VpcId,
+    SubnetId, VpcId,
 };
 
 use crate::model::{
@@ -224,77 +224,97 @@ pub fn interfaces_of(txn: &Txn, instance: InstanceId) -> Result<Vec<Arc<Interfac
     Ok(interfaces)
 }
 
+/// Whether an instance has interfaces, those included that its host has not let go yet.
+pub fn has_interfaces(txn: &Txn, instance: InstanceId) -> bool {
+    txn.exists(&Interface::of_instance(instance))
+}
+
 /// Takes its interfaces from an instance that is being terminated: Elastic IPs are disassociated; interfaces go or stay
-/// as `delete_on_termination` says, once the host has reported their release. Repeating it changes nothing.
-pub fn release_interfaces_of(txn: &mut Txn, instance: InstanceId, _now: Timestamp) -> Result<(), Error> {
+/// as `delete_on_termination` says, once the host has reported their release, and until then they are the instance's.
+/// Repeating it changes nothing.
+pub fn release_interfaces_of(txn: &mut Txn, instance: InstanceId) -> Result<(), Error> {
     for (key, link) in txn.range::<InstanceInterface>(&Interface::of_instance(instance))? {
         let Some(before) = txn.get::<Interface>(&Interface::key(link.account, key_id(&key)?))? else { continue };
-        if before.deleting {
+        if before.releasing {
             continue;
         }
         let mut interface = Interface::clone(&before);
-        let delete = interface.attachment.as_ref().is_some_and(|attachment| attachment.delete_on_termination);
-        interface.deleting = delete;
+        interface.deleting = interface.attachment.as_ref().is_some_and(|attachment| attachment.delete_on_termination);
         interface.releasing = true;
         drop_elastic(txn, &mut interface)?;
-        if !delete {
+        if !interface.deleting {
             drop_pooled(txn, &mut interface);
-            interface.attachment = None;
             interface.auto_public = false;
-            txn.delete(&key);
         }
-        match (interface.host, delete) {
-            (Some(_), _) => put(txn, &interface)?,
-            (None, true) => remove(txn, &interface)?,
-            (None, false) => {
-                interface.releasing = false;
-                put(txn, &interface)?;
-            }
+        match interface.host {
+            Some(_) => put(txn, &interface)?,
+            None => released(txn, &interface)?,
         }
     }
     Ok(())
 }
 
-/// What a host reports about an interface that it holds. Reports from an older epoch or another host are ignored.
-pub fn apply_interface_status(txn: &mut Txn, host: HostId, status: &InterfaceStatus) -> Result<(), Error> {
-    let Some(link) = txn.get::<HostInterface>(&Interface::host_key(host, status.id))? else { return Ok(()) };
-    let Some(interface) = txn.get::<Interface>(&Interface::key(link.account, status.id))? else { return Ok(()) };
+/// What a host reports about an interface that it holds; the instance that has one interface less, if it does. Reports
+/// from an older epoch or another host are ignored.
+pub fn apply_interface_status(
+    txn: &mut Txn,
+    host: HostId,
+    status: &InterfaceStatus,
+) -> Result<Option<(AccountId, InstanceId)>, Error> {
+    let Some(link) = txn.get::<HostInterface>(&Interface::host_key(host, status.id))? else { return Ok(None) };
+    let Some(interface) = txn.get::<Interface>(&Interface::key(link.account, status.id))? else { return Ok(None) };
     if interface.host != Some(host) || interface.epoch != status.epoch {
-        return Ok(());
+        return Ok(None);
     }
     let trouble_key = InterfaceTrouble::key(host, status.id);
     let known = txn.get::<InterfaceTrouble>(&trouble_key)?.filter(|known| known.epoch == status.epoch);
     if known.as_ref().is_some_and(|known| known.generation > status.generation) {
-        return Ok(());
+        return Ok(None);
     }
     match &status.phase {
         InterfacePhase::Ready => {
             if known.is_some() {
                 txn.delete(&trouble_key);
             }
-            Ok(())
         }
         InterfacePhase::Failed { detail } => {
             let trouble =
                 InterfaceTrouble { epoch: status.epoch, generation: status.generation, detail: detail.clone() };
-            if known.as_deref() == Some(&trouble) { Ok(()) } else { txn.put(&trouble_key, &trouble) }
+            if known.as_deref() != Some(&trouble) {
+                txn.put(&trouble_key, &trouble)?;
+            }
         }
-        InterfacePhase::Released if interface.releasing && interface.deleting => remove(txn, &interface),
         InterfacePhase::Released if interface.releasing => {
-            let_go(txn, &interface)?;
-            put(txn, &Interface { host: None, releasing: false, ..Interface::clone(&interface) })
+            released(txn, &interface)?;
+            return Ok(interface.instance().map(|instance| (interface.account, instance)));
         }
         // The spec still wants it there: the host will make it again.
-        InterfacePhase::Released => Ok(()),
+        InterfacePhase::Released => {}
     }
+    Ok(None)
 }
 
-/// Frees an interface without its host's word: for an operator who has declared the host lost.
-pub fn forget_interface(txn: &mut Txn, account: AccountId, id: InterfaceId) -> Result<(), Error> {
-    let interface = txn.get::<Interface>(&Interface::key(account, id))?.ok_or_else(|| InterfaceId::not_found(id))?;
-    let mut interface = Interface::clone(&interface);
-    drop_elastic(txn, &mut interface)?;
-    remove(txn, &interface)
+/// Does without the word of the host that held the interfaces which an instance is to lose: it was declared lost.
+pub fn forget_interfaces_of(txn: &mut Txn, instance: InstanceId) -> Result<(), Error> {
+    for (key, link) in txn.range::<InstanceInterface>(&Interface::of_instance(instance))? {
+        let found = txn.get::<Interface>(&Interface::key(link.account, key_id(&key)?))?;
+        if let Some(interface) = found.filter(|interface| interface.releasing) {
+            released(txn, &interface)?;
+        }
+    }
+    Ok(())
+}
+
+/// Nothing of an interface is left on its host: it goes, or is free for a next holder.
+fn released(txn: &mut Txn, interface: &Interface) -> Result<(), Error> {
+    if interface.deleting {
+        return remove(txn, interface);
+    }
+    let_go(txn, interface)?;
+    if let Some(instance) = interface.instance() {
+        txn.delete(&Interface::instance_key(instance, interface.id));
+    }
+    put(txn, &Interface { host: None, releasing: false, attachment: None, ..interface.clone() })
 }
 
 /// A public address of the pool goes when the instance stops; an Elastic IP stays.

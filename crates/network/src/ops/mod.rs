@@ -17,9 +17,9 @@ pub use address::{
 pub use default_vpc::{create_default_subnet, create_default_vpc, default_vpc, ensure_default_vpc};
 pub use gateway::{attach_gateway, create_gateway, delete_gateway, detach_gateway};
 pub use interface::{
-    InterfaceRequest, apply_interface_status, create_interface_for_instance, forget_interface, interfaces_of,
-    public_address_lost_on_stop, public_address_on_start, release_interfaces_of, resolve_subnet, set_groups,
-    set_source_dest_check,
+    InterfaceRequest, apply_interface_status, create_interface_for_instance, forget_interfaces_of, has_interfaces,
+    interfaces_of, public_address_lost_on_stop, public_address_on_start, release_interfaces_of, resolve_subnet,
+    set_groups, set_source_dest_check,
 };
 pub use pool::{add_pool, pools};
 pub use route_table::{

@@ -8,7 +8,7 @@ use terroir_agent_api::{
 use terroir_network::controller;
 use terroir_network::ops::{self, InterfaceRequest};
 use terroir_store::ChangeFeed;
-use terroir_types::{HostId, SecurityGroupId, Timestamp};
+use terroir_types::{HostId, SecurityGroupId};
 
 use crate::world::{World, plain};
 
@@ -142,7 +142,7 @@ async fn a_host_is_told_what_it_needs() {
     assert!(follower.follow(&world).await.is_empty());
 
     // Deleting is said until the host reports it done; then nothing is left.
-    world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
+    world.transact(|txn| ops::release_interfaces_of(txn, instance)).await.unwrap();
     follower.follow(&world).await;
     let Section::Interface(section) = &follower.spec[&interface_key] else { panic!() };
     assert_eq!(section.desired, Desired::Deleted);

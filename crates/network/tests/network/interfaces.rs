@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use terroir_agent_api::{InterfacePhase, InterfaceStatus};
 use terroir_network::model::{Interface, InterfaceTrouble};
 use terroir_network::ops::{self, InterfaceRequest, Scope};
-use terroir_types::{Error, HostId, InterfaceId, ResourceId, SecurityGroupId, SubnetId, Timestamp};
+use terroir_types::{Error, HostId, InterfaceId, ResourceId, SecurityGroupId, SubnetId};
 
 use crate::world::{ALICE, World, account, plain};
 
@@ -98,7 +98,7 @@ async fn addresses_are_given_once() {
     world.run("DescribeSubnets SubnetId.1=$subnet -> ~<availableIpAddressCount>0<").await;
     world.run("DeleteSubnet SubnetId=$subnet -> !DependencyViolation").await;
     for (instance, interface) in &instances {
-        world.transact(|txn| ops::release_interfaces_of(txn, *instance, Timestamp::EPOCH)).await.unwrap();
+        world.transact(|txn| ops::release_interfaces_of(txn, *instance)).await.unwrap();
         world.report(host, status(interface.id, 1, InterfacePhase::Released)).await;
     }
     world.run("DescribeSubnets SubnetId.1=$subnet -> ~<availableIpAddressCount>11<").await;
@@ -121,8 +121,8 @@ async fn release_is_the_hosts_word() {
     world.report(host, status(interface.id, 1, InterfacePhase::Ready)).await;
     world.report(host, status(interface.id, 1, InterfacePhase::Released)).await;
     assert!(world.seen(interface.id).await.is_some(), "a release nobody asked for changes nothing");
-    world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
-    world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
+    world.transact(|txn| ops::release_interfaces_of(txn, instance)).await.unwrap();
+    world.transact(|txn| ops::release_interfaces_of(txn, instance)).await.unwrap();
     for (host, epoch) in [(host, 0), (host, 2), (stranger, 1)] {
         world.report(host, status(interface.id, epoch, InterfacePhase::Released)).await;
         assert!(world.seen(interface.id).await.is_some_and(|seen| seen.releasing), "{host} {epoch}");
@@ -146,17 +146,31 @@ async fn an_interface_can_outlive_its_instance() {
     world.run("DescribeNetworkInterfaces NetworkInterfaceId.1=$eni -> ~<status>in-use<").await;
     let again = InterfaceRequest { existing: Some(interface.id), ..plain() };
     assert_eq!(world.launch(next, &again).await.unwrap_err().code(), "InvalidNetworkInterface.InUse");
-    world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
+    world.transact(|txn| ops::release_interfaces_of(txn, instance)).await.unwrap();
     assert_eq!(world.launch(next, &again).await.unwrap_err().code(), "InvalidNetworkInterface.InUse");
+    world.run("DescribeNetworkInterfaces NetworkInterfaceId.1=$eni -> ~<status>in-use< ~<status>detaching<").await;
     world.report(host, status(interface.id, 1, InterfacePhase::Released)).await;
     world.run("DescribeNetworkInterfaces NetworkInterfaceId.1=$eni -> ~<status>available< ^<attachment>").await;
     let (second, taken) = world.launch(next, &again).await.unwrap();
     assert_eq!((taken.id, taken.epoch, taken.host), (interface.id, 2, Some(next)));
-    // What the old host still says about its turn is ignored.
-    world.transact(|txn| ops::release_interfaces_of(txn, second, Timestamp::EPOCH)).await.unwrap();
-    world.report(host, status(interface.id, 1, InterfacePhase::Released)).await;
+    // What the old host still says about its turn is ignored, whatever becomes of the new one.
+    let before = world.seen(interface.id).await.unwrap();
+    for host in [host, next] {
+        for phase in [InterfacePhase::Released, InterfacePhase::Failed { detail: "no tap".into() }] {
+            world.report(host, status(interface.id, 1, phase)).await;
+            let trouble = InterfaceTrouble::key(host, interface.id);
+            assert!(world.store.read().await.unwrap().peek::<InterfaceTrouble>(&trouble).unwrap().is_none());
+        }
+    }
+    assert_eq!(world.seen(interface.id).await.unwrap(), before);
+    world.transact(|txn| ops::release_interfaces_of(txn, second)).await.unwrap();
+    for host in [host, next] {
+        world.report(host, status(interface.id, 1, InterfacePhase::Released)).await;
+    }
     assert!(world.seen(interface.id).await.is_some());
-    world.report(next, status(interface.id, 2, InterfacePhase::Released)).await;
+    let left = InterfaceStatus { id: interface.id, generation: 2, epoch: 2, phase: InterfacePhase::Released };
+    let left = world.transact(|txn| ops::apply_interface_status(txn, next, &left)).await.unwrap();
+    assert_eq!(left, Some((account(ALICE), second)), "the instance that has one less is told");
     world.run("DescribeNetworkInterfaces NetworkInterfaceId.1=$eni -> !InvalidNetworkInterfaceID.NotFound").await;
 }
 
@@ -239,7 +253,7 @@ async fn public_addresses() {
         .await;
     world.transact(|txn| ops::public_address_lost_on_stop(txn, account(ALICE), id)).await.unwrap();
     assert_eq!(world.seen(id).await.unwrap().public.unwrap().address.to_string(), world.names["ip"]);
-    world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
+    world.transact(|txn| ops::release_interfaces_of(txn, instance)).await.unwrap();
     world.run("DescribeAddresses AllocationId.1=$a -> ^<associationId> ^<networkInterfaceId>").await;
 
     // Elsewhere than in a default VPC, an address in use is not released; and there must be a way out.
@@ -310,7 +324,7 @@ async fn groups_of_an_interface() {
     set(&world, &many[1..]).await.unwrap();
     world.run("DeleteSecurityGroup GroupId=$web").await;
     world.run("DeleteSecurityGroup GroupId=$g -> !DependencyViolation").await;
-    world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
+    world.transact(|txn| ops::release_interfaces_of(txn, instance)).await.unwrap();
     world.report(host, status(interface.id, 1, InterfacePhase::Released)).await;
     world.run("DeleteSecurityGroup GroupId=$g").await;
 }

@@ -11,7 +11,7 @@ use terroir_network::model::{
 };
 use terroir_network::ops::{self, InterfaceRequest, Scope};
 use terroir_store::{Key, Record, Txn};
-use terroir_types::{Error, HostId, InstanceId, Timestamp};
+use terroir_types::{Error, HostId, InstanceId};
 
 use crate::hosts::Follower;
 use crate::world::{ALICE, World, account, plain};
@@ -150,14 +150,15 @@ impl Play {
             }
             Step::Terminate(n) => {
                 let instance = pick(&interfaces, *n)?.instance()?;
-                self.world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await
+                self.world.transact(|txn| ops::release_interfaces_of(txn, instance)).await
             }
             Step::Report { interface, epoch } => {
                 let id = pick(&interfaces, *interface)?.id;
                 let status = InterfaceStatus { id, generation: 1, epoch: *epoch, phase: InterfacePhase::Released };
                 let mut done = Ok(());
                 for host in self.hosts {
-                    done = done.and(self.world.transact(|txn| ops::apply_interface_status(txn, host, &status)).await);
+                    let told = self.world.transact(|txn| ops::apply_interface_status(txn, host, &status)).await;
+                    done = done.and(told.map(drop));
                 }
                 done
             }
@@ -363,13 +364,22 @@ async fn play(steps: &[Step]) {
 
 /// What was made can all be taken away again, and nothing stays behind.
 async fn clear(play: &Play) {
+    let lose = |txn: &mut Txn, instance| {
+        ops::release_interfaces_of(txn, instance)?;
+        ops::forget_interfaces_of(txn, instance)
+    };
     let interfaces = objects::<Interface>(&play.txn().await);
     for instance in interfaces.iter().filter_map(Interface::instance).collect::<BTreeSet<InstanceId>>() {
-        play.world.transact(|txn| ops::release_interfaces_of(txn, instance, Timestamp::EPOCH)).await.unwrap();
+        play.world.transact(|txn| lose(txn, instance)).await.unwrap();
     }
+    // What outlived its instance goes with another one.
     for interface in objects::<Interface>(&play.txn().await) {
-        play.world.transact(|txn| ops::forget_interface(txn, account(ALICE), interface.id)).await.unwrap();
+        assert!(interface.host.is_none() && interface.attachment.is_none(), "{interface:?}");
+        let request = InterfaceRequest { existing: Some(interface.id), ..plain() };
+        let (instance, _) = play.world.launch(play.hosts[0], &request).await.unwrap();
+        play.world.transact(|txn| lose(txn, instance)).await.unwrap();
     }
+    assert!(objects::<Interface>(&play.txn().await).is_empty());
     for subnet in objects::<Subnet>(&play.txn().await) {
         play.command(|scope| ops::delete_subnet(scope, subnet.id)).await.unwrap();
     }
