@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use terroir_agent_api::{GuestSnapshot, HostSpec, InterfacePhase};
+use terroir_agent_api::{GuestSnapshot, HostSpec, Section};
 use terroir_types::{InstanceId, InterfaceId};
 use tokio::sync::{mpsc, watch};
 
 use crate::guest_link::GuestLink;
 use crate::network::HostNetwork;
+use crate::observed::InterfaceObservation;
 use crate::reconciler::Event;
 
 #[derive(Debug, Clone)]
@@ -21,7 +22,7 @@ pub(crate) struct NetworkJob {
 
 #[derive(Debug, Clone)]
 pub(crate) struct NetworkReport {
-    pub(crate) interfaces: BTreeMap<InterfaceId, InterfacePhase>,
+    pub(crate) interfaces: BTreeMap<InterfaceId, InterfaceObservation>,
     pub(crate) announced: BTreeSet<InstanceId>,
     pub(crate) problems: Vec<String>,
 }
@@ -43,7 +44,11 @@ pub(crate) async fn run(
             // Guests are started all the same: they ask again, and guest-services comes back.
             problems.push(format!("guest-services: {error}"));
         }
-        let report = NetworkReport { interfaces: outcome.interfaces, announced: job.announced, problems };
+        let seen = outcome.interfaces.into_iter().filter_map(|(id, phase)| {
+            let Some(Section::Interface(section)) = job.spec.get(&format!("interface/{id}")) else { return None };
+            Some((id, InterfaceObservation { epoch: section.epoch, phase }))
+        });
+        let report = NetworkReport { interfaces: seen.collect(), announced: job.announced, problems };
         if events.send(Event::Network(report)).await.is_err() {
             return;
         }

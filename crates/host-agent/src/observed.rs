@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use terroir_agent_api::InterfacePhase;
-use terroir_types::{InstanceId, InterfaceId, RunId, Timestamp, VolumeId};
+use terroir_types::{Epoch, InstanceId, InterfaceId, RunId, Timestamp, VolumeId};
 
 use crate::record::{InstanceRecord, ProcessId};
 
@@ -27,10 +27,20 @@ pub struct Observed {
     pub guests: BTreeMap<InstanceId, GuestObservation>,
     /// Which guests' hypervisors have a volume's disk open.
     pub disk_holders: BTreeMap<VolumeId, BTreeSet<InstanceId>>,
+    /// Disks that operations under way are handing to a guest; whether it has them, the look after them will tell.
+    pub reaching: BTreeMap<VolumeId, BTreeSet<InstanceId>>,
     pub records: BTreeMap<InstanceId, InstanceRecord>,
-    pub interfaces: BTreeMap<InterfaceId, InterfacePhase>,
+    pub interfaces: BTreeMap<InterfaceId, InterfaceObservation>,
     /// Instances whose addresses and metadata guest-services was told.
     pub announced: BTreeSet<InstanceId>,
+}
+
+impl Observed {
+    /// The guests that have a volume's disk open, or may have in a moment.
+    pub fn holders(&self, volume: VolumeId) -> impl Iterator<Item = InstanceId> + '_ {
+        let of = |map: &'_ BTreeMap<VolumeId, BTreeSet<InstanceId>>| map.get(&volume).cloned().unwrap_or_default();
+        of(&self.disk_holders).into_iter().chain(of(&self.reaching))
+    }
 }
 
 /// Room on the file system of the data folder, bytes.
@@ -93,6 +103,14 @@ pub struct VolumeFile {
 pub enum VolumeFormat {
     Raw,
     Qcow2,
+}
+
+/// What the last round of the network came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InterfaceObservation {
+    /// Of the section that the round worked from. What it found says nothing about a later holder's turn.
+    pub epoch: Epoch,
+    pub phase: InterfacePhase,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

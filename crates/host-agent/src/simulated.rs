@@ -62,6 +62,10 @@ impl Hypervisor for SimulatedHypervisor {
         HypervisorKind::Simulated
     }
 
+    fn default_machine(&self) -> Option<String> {
+        None
+    }
+
     async fn survey(&self) -> Result<BTreeSet<InstanceId>, HypervisorError> {
         Ok(BTreeSet::new())
     }

@@ -15,7 +15,7 @@ use crate::network::HostNetwork;
 use crate::observed::{GuestProcess, GuestStatus};
 use crate::plan::Op;
 use crate::record::{RunPhase, RunRecord};
-use crate::{AgentError, AgentOptions};
+use crate::{AgentError, AgentOptions, facts};
 
 const POWER_OFF_DEADLINE: Duration = Duration::from_secs(20);
 const PRESS_EVERY: Duration = Duration::from_secs(5);
@@ -42,17 +42,18 @@ pub async fn tear_down(options: &AgentOptions) -> Result<TearDownReport, AgentEr
     let mut ledger = Ledger::open(options).await?;
     let mut report = TearDownReport::default();
     if options.hypervisor == HypervisorKind::Simulated {
-        end_runs(&mut ledger, &BTreeSet::new()).await?;
+        end_runs(&mut ledger, &BTreeSet::new(), |_, _| EndCause::HostReboot).await?;
         return Ok(report);
     }
     let unfit = |error: &dyn std::fmt::Display| AgentError::Unfit(error.to_string());
     let network = Arc::new(HostNetwork::new(network_options(options)));
     let files = Arc::new(DiskFiles::new(options));
     let qemu = Qemu::new(options, files, Arc::clone(&network), Arc::new(Bell::default())).map_err(|e| unfit(&e))?;
-    stop_guests(&qemu, &ledger, &mut report).await;
+    let boot_id = facts::boot_id().map_err(AgentError::io("read", "/proc/sys/kernel/random/boot_id".as_ref()))?;
+    let first = stop_guests(&qemu, &ledger, &mut report).await;
     let left = qemu.survey().await.map_err(|e| unfit(&e))?;
     report.problems.extend(left.iter().map(|id| format!("{id} still runs")));
-    end_runs(&mut ledger, &left).await?;
+    end_runs(&mut ledger, &left, |id, run| first.cause(id, run, &boot_id)).await?;
     if left.is_empty() {
         if let Err(error) = network.remove_all().await {
             report.problems.push(format!("networks: {error}"));
@@ -73,17 +74,41 @@ async fn running(qemu: &Qemu, ledger: &Ledger) -> Vec<(InstanceId, GuestProcess,
     found
 }
 
-async fn stop_guests(qemu: &Qemu, ledger: &Ledger, report: &mut TearDownReport) {
+/// What was there before anything was stopped. The agent may have been dead when something ended by itself.
+#[derive(Debug, Default)]
+struct FirstLook {
+    running: BTreeSet<InstanceId>,
+    powered_off: BTreeSet<InstanceId>,
+}
+
+impl FirstLook {
+    fn cause(&self, id: InstanceId, run: &RunRecord, boot_id: &str) -> EndCause {
+        match run.phase {
+            _ if run.boot_id != boot_id => EndCause::HostReboot,
+            _ if self.powered_off.contains(&id) && run.reboot.is_none() => EndCause::GuestPowerOff,
+            _ if self.running.contains(&id) => EndCause::HostReboot,
+            RunPhase::Intended => EndCause::Interrupted,
+            _ => EndCause::HypervisorDied { detail: "its process is gone".to_owned() },
+        }
+    }
+}
+
+async fn stop_guests(qemu: &Qemu, ledger: &Ledger, report: &mut TearDownReport) -> FirstLook {
     let deadline = Instant::now() + POWER_OFF_DEADLINE;
     let mut press_at = Instant::now();
+    let mut guests = running(qemu, ledger).await;
+    let off = guests.iter().filter(|(_, _, status)| *status == Some(GuestStatus::PoweredOff));
+    let first = FirstLook {
+        powered_off: off.map(|(instance, ..)| *instance).collect(),
+        running: guests.iter().map(|(instance, ..)| *instance).collect(),
+    };
     loop {
-        let guests = running(qemu, ledger).await;
         if guests.is_empty() {
-            return;
+            return first;
         }
         let late = Instant::now() >= deadline;
         let press = Instant::now() >= press_at;
-        for (instance, process, status) in guests {
+        for (instance, process, status) in std::mem::take(&mut guests) {
             let off = status == Some(GuestStatus::PoweredOff);
             let op = if off || late {
                 Op::EndProcess { instance, process }
@@ -100,20 +125,25 @@ async fn stop_guests(qemu: &Qemu, ledger: &Ledger, report: &mut TearDownReport) 
             }
         }
         if late {
-            return;
+            return first;
         }
         if press {
             press_at += PRESS_EVERY;
         }
         tokio::time::sleep(LOOK_EVERY).await;
+        guests = running(qemu, ledger).await;
     }
 }
 
-async fn end_runs(ledger: &mut Ledger, still_running: &BTreeSet<InstanceId>) -> Result<(), AgentError> {
+async fn end_runs(
+    ledger: &mut Ledger,
+    still_running: &BTreeSet<InstanceId>,
+    cause: impl Fn(InstanceId, &RunRecord) -> EndCause,
+) -> Result<(), AgentError> {
     let now = SystemClock.now();
     let ended = ledger.contents().instances.iter().filter_map(|(id, record)| {
         let run = record.run.as_ref().filter(|run| run.is_active() && !still_running.contains(id))?;
-        let cause = if run.stop.is_some() { EndCause::Requested } else { EndCause::HostReboot };
+        let cause = if run.stop.is_some() { EndCause::Requested } else { cause(*id, run) };
         let run = RunRecord { phase: RunPhase::Ended { at: now, cause }, reboot: None, ..run.clone() };
         let mut record = record.clone();
         record.run = Some(run);

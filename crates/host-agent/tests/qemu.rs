@@ -237,4 +237,59 @@ fn a_deaf_guest_is_forced_and_a_torn_down_host_counts_as_rebooted() {
     assert!(world.qemus(id).is_empty());
     world.start_agent();
     assert_eq!(world.wait_ended(id, 1), EndCause::HostReboot);
+
+    // What had ended by itself, while no agent was there to see it, is not called a reboot, which would start it again.
+    world.change(id, |s| s.run_id = 2);
+    world.wait_running(id, 2);
+    let (off, _) = launch(&world, "poweroff");
+    world.until("QEMU", || world.qemus(off).first().copied());
+    world.kill_agent();
+    world.until("the guest to power off", || (world.monitor_status(off)? == "shutdown").then_some(()));
+    let [qemu] = world.qemus(id)[..] else { panic!("one") };
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(qemu), nix::sys::signal::Signal::SIGKILL).unwrap();
+    world.until("QEMU to be gone", || world.qemus(id).is_empty().then_some(()));
+    assert_eq!(world.tear_down().problems, Vec::<String>::new());
+    world.start_agent();
+    assert_eq!(world.wait_ended(off, 1), EndCause::GuestPowerOff);
+    let cause = world.wait_ended(id, 2);
+    assert!(matches!(cause, EndCause::HypervisorDied { .. }), "{cause:?}");
+}
+
+/// The agent is killed when it has written down that it starts a guest, and before a QEMU runs.
+#[test]
+fn a_start_that_the_agents_death_interrupted_is_over_and_another_run_may_begin() {
+    if !can_run_guests("a_start_that_the_agents_death_interrupted_is_over_and_another_run_may_begin") {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let mut world = World::new(HypervisorKind::Qemu);
+    // In place of QEMU, where every user may run it: something that starts and never gets anywhere.
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("hesitate");
+    std::fs::write(&program, "#!/bin/sh\nexec sleep 1000\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (id, root) = launch(&world, "wait");
+    for run_id in 1..=2 {
+        world.replace_qemu(Some(&program));
+        world.change(id, |s| s.run_id = run_id);
+        world.start_agent();
+        let [started] = world.until("the start", || <[i32; 1]>::try_from(world.processes(id, "sleep")).ok());
+        world.kill_agent();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(started), nix::sys::signal::Signal::SIGKILL).unwrap();
+        world.until("nothing to run", || world.processes(id, "").is_empty().then_some(()));
+        world.replace_qemu(None);
+        world.start_agent();
+        assert_eq!(world.wait_ended(id, run_id), EndCause::Interrupted);
+        assert!(world.qemus(id).is_empty(), "the same run is not begun again");
+        world.kill_agent();
+    }
+    world.start_agent();
+    world.change(id, |s| s.run_id = 3);
+    let status = world.wait_running(id, 3);
+    assert_eq!(status.machine.as_deref(), Some("pc-q35-7.2"));
+    assert_eq!(world.qemus(id).len(), 1);
+    assert_eq!(world.plane.volume(root).unwrap().phase, VolumePhase::Ready);
+    let begun = |s: &InstanceStatus| matches!(s.phase, InstancePhase::Running { .. });
+    assert!(world.plane.history(id).iter().all(|s| s.run_id == 3 || !begun(s)));
 }

@@ -71,6 +71,9 @@ impl HypervisorError {
 pub trait Hypervisor: Send + Sync {
     fn kind(&self) -> HypervisorKind;
 
+    /// The machine type of guests that were not started on one before.
+    fn default_machine(&self) -> Option<String>;
+
     /// Looks for hypervisors of this data folder among all processes; the instances that have one.
     async fn survey(&self) -> Result<BTreeSet<InstanceId>, HypervisorError>;
 

@@ -281,6 +281,7 @@ impl Qemu {
 
     async fn purge(&self, instance: InstanceId) -> Result<Applied, HypervisorError> {
         self.cgroups.remove(instance).await;
+        self.lock().exits.remove(&instance);
         match fs::remove_dir_all(self.dir(instance)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(HypervisorError::io("remove the instance's folder")(error))
@@ -305,6 +306,10 @@ impl Guests {
 impl Hypervisor for Qemu {
     fn kind(&self) -> HypervisorKind {
         HypervisorKind::Qemu
+    }
+
+    fn default_machine(&self) -> Option<String> {
+        Some(DEFAULT_MACHINE.to_owned())
     }
 
     async fn survey(&self) -> Result<BTreeSet<InstanceId>, HypervisorError> {

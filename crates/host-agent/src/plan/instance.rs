@@ -3,7 +3,7 @@
 use terroir_agent_api::{EndCause, InstanceSection, InterfacePhase, PowerState};
 use terroir_types::{InstanceId, VolumeId};
 
-use super::status::start_failed;
+use super::status::{interface_status, start_failed};
 use super::{InterfaceOrder, Op, Planner, Readiness, RecordChange, StartOrder, is_wanted};
 use crate::observed::{GuestObservation, GuestProcess, GuestStatus, MonitorState};
 use crate::record::{InstanceRecord, RunPhase, RunRecord};
@@ -68,7 +68,9 @@ impl<'a> Planner<'a> {
             }
             Some(process) => {
                 let status = guest.monitor.as_ref().map(|m| m.status);
-                let off = status == Some(GuestStatus::PoweredOff) && run.reboot.is_none();
+                // Off during a reboot is half-way, unless a stop was asked for meanwhile.
+                let rebooting = run.reboot.is_some() && run.stop.is_none();
+                let off = status == Some(GuestStatus::PoweredOff) && !rebooting;
                 if off || status == Some(GuestStatus::Broken) {
                     let cause = match run.stop {
                         Some(_) => EndCause::Requested,
@@ -88,9 +90,7 @@ impl<'a> Planner<'a> {
         match run.phase {
             _ if run.boot_id != self.observed.boot_id => EndCause::HostReboot,
             _ if run.stop.is_some() => EndCause::Requested,
-            RunPhase::Intended => {
-                start_failed("the agent was interrupted before the hypervisor had started".to_owned())
-            }
+            RunPhase::Intended => EndCause::Interrupted,
             _ => EndCause::HypervisorDied {
                 detail: guest.exit_detail.clone().unwrap_or_else(|| "its process is gone".to_owned()),
             },
@@ -213,7 +213,7 @@ impl<'a> Planner<'a> {
     }
 
     fn other_holder(&self, instance: InstanceId, volume: VolumeId) -> Option<InstanceId> {
-        self.observed.disk_holders.get(&volume)?.iter().find(|id| **id != instance).copied()
+        self.observed.holders(volume).find(|id| *id != instance)
     }
 
     fn running_interfaces(&mut self, section: &'a InstanceSection, monitor: &MonitorState) {
@@ -234,7 +234,7 @@ impl<'a> Planner<'a> {
 
     fn interface_order(&self, attachment: &terroir_agent_api::InterfaceAttachmentSpec) -> Option<InterfaceOrder> {
         let section = self.interface_section(attachment.interface).filter(|s| is_wanted(s.desired))?;
-        let ready = self.observed.interfaces.get(&section.id) == Some(&InterfacePhase::Ready);
+        let ready = interface_status(section, self.observed) == Some(InterfacePhase::Ready);
         let mtu = self.host_section()?.guest_mtu;
         ready.then(|| InterfaceOrder { attachment: attachment.clone(), section: section.clone(), mtu })
     }

@@ -9,7 +9,7 @@ mod status;
 mod volume;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -291,7 +291,7 @@ impl<'a> Planner<'a> {
 
     /// Whether a guest has the volume's disk open, or is about to.
     fn is_held(&self, volume: VolumeId) -> bool {
-        if self.observed.disk_holders.get(&volume).is_some_and(|holders| !holders.is_empty()) {
+        if self.observed.holders(volume).next().is_some() {
             return true;
         }
         let of_active_runs = self.of_active_runs.get_or_init(|| {

@@ -103,9 +103,10 @@ pub fn volume_status(section: &VolumeSection, observed: &Observed) -> VolumePhas
     }
 }
 
-/// `None` until the network has been looked at.
+/// `None` until the network has been looked at under the section's epoch.
 pub fn interface_status(section: &InterfaceSection, observed: &Observed) -> Option<InterfacePhase> {
-    observed.interfaces.get(&section.id).cloned()
+    let seen = observed.interfaces.get(&section.id)?;
+    (seen.epoch == section.epoch).then(|| seen.phase.clone())
 }
 
 /// Why a start did not come to pass, for the report.

@@ -71,7 +71,7 @@ impl World {
             space: Space { available: 1000, reserve: 100 },
             blobs: [(blob("image").sha256, BlobState::Present)].into(),
             volumes: [(root, on_disk(100))].into(),
-            interfaces: [(interface, InterfacePhase::Ready)].into(),
+            interfaces: [(interface, InterfaceObservation { epoch: 1, phase: InterfacePhase::Ready })].into(),
             announced: [instance].into(),
             ..Observed::default()
         };
@@ -131,6 +131,13 @@ impl World {
         }
     }
 
+    fn interface_section(&mut self) -> &mut InterfaceSection {
+        match self.spec.get_mut(&format!("interface/{}", self.interface)) {
+            Some(Section::Interface(section)) => section,
+            _ => unreachable!(),
+        }
+    }
+
     fn run(&mut self) -> &mut RunRecord {
         self.observed.records.get_mut(&self.instance).unwrap().run.as_mut().unwrap()
     }
@@ -162,7 +169,7 @@ fn on_disk(size_bytes: u64) -> VolumeObservation {
     VolumeObservation { file: Some(file), ..VolumeObservation::default() }
 }
 
-fn attachment(volume: VolumeId, slot: u8) -> VolumeAttachmentSpec {
+pub(crate) fn attachment(volume: VolumeId, slot: u8) -> VolumeAttachmentSpec {
     VolumeAttachmentSpec { volume, device_name: "/dev/sda".to_owned(), boot: slot == 0, slot }
 }
 
@@ -170,7 +177,7 @@ fn failed(lasting: bool, retry_at: Timestamp) -> Failure {
     Failure { detail: "no such blob".to_owned(), lasting, attempts: 1, retry_at }
 }
 
-fn host() -> Section {
+pub(crate) fn host() -> Section {
     Section::Host(HostSection {
         region: "r".to_owned(),
         zone: "ra".to_owned(),
@@ -200,7 +207,7 @@ fn interface_section(interface: InterfaceId) -> Section {
     })
 }
 
-fn metadata() -> InstanceMetadata {
+pub(crate) fn metadata() -> InstanceMetadata {
     InstanceMetadata {
         image: id(6),
         launch_index: 0,
@@ -306,6 +313,7 @@ fn starting() {
         "fetch image",
     );
     check("interface not ready", &w().change(|w| w.observed.interfaces.clear()), "");
+    check("interface ready in an earlier turn", &w().change(|w| w.interface_section().epoch = 2), "");
     check("guest-services not told", &w().change(|w| w.observed.announced.clear()), "");
     check("no host section", &w().change(|w| drop(w.spec.remove("host"))), "");
     check(
@@ -332,8 +340,18 @@ fn starting() {
 #[test]
 fn a_run_is_begun_at_most_once() {
     let w = World::new;
-    let interrupted = "ended 3 start failed: the agent was interrupted before the hypervisor had started";
-    check("killed between intent and start", &w().with_run(3, RunPhase::Intended), interrupted);
+    let intended = || w().with_run(3, RunPhase::Intended);
+    check("killed between intent and start", &intended(), "ended 3 Interrupted");
+    check(
+        "interrupted by a reboot of the machine",
+        &intended().change(|w| w.run().boot_id = "boot-before".to_owned()),
+        "ended 3 HostReboot",
+    );
+    check(
+        "interrupted, and no longer wanted",
+        &intended().change(|w| w.section().desired = PowerState::Terminated),
+        "ended 3 Interrupted",
+    );
     check("killed after the start", &w().with_run(3, RunPhase::Intended).with_process(3), "adopt 3");
     check("ledger lost", &w().with_process(3), "adopt 3");
     check(
@@ -441,6 +459,11 @@ fn while_it_runs() {
         &with_extra().change(|w| drop(w.observed.disk_holders.insert(extra, [id(9)].into()))),
         "",
     );
+    check(
+        "nor while another guest is about to have it",
+        &with_extra().change(|w| drop(w.observed.reaching.insert(extra, [id(9)].into()))),
+        "",
+    );
     check("grow what it holds", &w().change(|w| w.volume().size_bytes = 200), "resize 200");
     check(
         "detach",
@@ -495,6 +518,14 @@ fn while_it_runs() {
         "reset 2",
     );
     check("a guest that does not hear", &rebooting(60, 5), "reset 1");
+    let then_stop = |w: World| {
+        w.change(|w| {
+            w.section().desired = PowerState::Stopped;
+            w.run().stop = Some(StopRequest { at: ago(3), pressed_at: ago(3) });
+            w.status(GuestStatus::PoweredOff);
+        })
+    };
+    check("stopped during a reboot", &then_stop(rebooting(5, 5)), "ended 3 Requested; end process of 3");
     check("done", &reboot().change(|w| w.run().reboot_count = 1), "");
 }
 
@@ -506,6 +537,14 @@ fn volumes() {
     check("grow", &w().change(|w| w.volume().size_bytes = 300), "grow 300");
     check("never shrink", &w().change(|w| w.volume().size_bytes = 50), "");
     check("delete", &w().change(|w| w.volume().desired = Desired::Deleted), "delete");
+    check(
+        "not while it is being handed over",
+        &w().change(|w| {
+            w.volume().desired = Desired::Deleted;
+            w.observed.reaching.insert(w.root, [id(9)].into());
+        }),
+        "",
+    );
     check("not while a run may hold it", &World::new().running().change(|w| w.volume().desired = Desired::Deleted), "");
     check("never because the spec is silent", &w().change(|w| drop(w.spec.remove(&format!("volume/{}", w.root)))), "");
     check(
@@ -553,6 +592,13 @@ fn statuses() {
     ] {
         assert_eq!(phase(&world), expected, "{name}");
     }
+    let interface = |mut w: World, epoch| {
+        w.interface_section().epoch = epoch;
+        let section = w.interface_section().clone();
+        interface_status(&section, &w.observed)
+    };
+    assert_eq!(interface(w(), 1), Some(InterfacePhase::Ready));
+    assert_eq!(interface(w(), 2), None, "what was seen in an earlier turn says nothing of this one");
     let attached = |w: &World| instance_status(&w.spec, &w.observed, w.instance).unwrap().attached;
     assert_eq!(attached(&w()), [w().root].into());
     assert_eq!(attached(&World::new().with_run(3, ended(EndCause::Requested))), BTreeSet::new());

@@ -78,8 +78,8 @@ impl Reconciler {
     pub(super) fn simulate_network(&mut self, key: &ObjectKey) {
         match key {
             ObjectKey::Interface(id) => {
-                if let Some(phase) = self.simulated_interface(*id) {
-                    self.observed.interfaces.insert(*id, phase);
+                if let Some(seen) = self.simulated_interface(*id) {
+                    self.observed.interfaces.insert(*id, seen);
                 }
             }
             ObjectKey::Instance(id) => {
@@ -90,9 +90,9 @@ impl Reconciler {
     }
 
     pub(super) fn network_reported(&mut self, report: NetworkReport) {
-        for (id, phase) in report.interfaces {
-            if self.observed.interfaces.get(&id) != Some(&phase) {
-                self.observed.interfaces.insert(id, phase);
+        for (id, seen) in report.interfaces {
+            if self.observed.interfaces.get(&id) != Some(&seen) {
+                self.observed.interfaces.insert(id, seen);
                 let key = ObjectKey::Interface(id);
                 self.mark(&key);
                 self.mark_dependants(&key);
@@ -161,6 +161,7 @@ impl Reconciler {
                 }
                 self.observed.guests.remove(id);
                 self.credentials.remove(id);
+                self.credentials_pending.remove(id);
                 vec![Entry::Instance(*id, None), Entry::InstanceStatus(*id, None)]
             }
             ObjectKey::Volume(id) => {
@@ -174,11 +175,11 @@ impl Reconciler {
             }
             ObjectKey::Interface(id) => {
                 let status = contents.interface_statuses.get(id);
-                if status.is_none_or(|s| s.phase != InterfacePhase::Released) {
+                if status.is_some_and(|s| s.phase != InterfacePhase::Released) {
                     return vec![];
                 }
                 self.observed.interfaces.remove(id);
-                vec![Entry::InterfaceStatus(*id, None)]
+                status.map(|_| Entry::InterfaceStatus(*id, None)).into_iter().collect()
             }
             ObjectKey::Blob(_) => vec![],
         }

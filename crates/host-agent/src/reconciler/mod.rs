@@ -8,6 +8,8 @@ mod index;
 mod observe;
 mod outcome;
 mod round;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,7 +23,7 @@ use crate::host_storage::{Storage, StorageError};
 use crate::hypervisor::{Applied, Hypervisor, HypervisorError};
 use crate::ledger::{Entry, Ledger};
 use crate::network_round::{NetworkJob, NetworkReport};
-use crate::observed::{ObjectKey, Observed};
+use crate::observed::{InterfaceObservation, ObjectKey, Observed};
 use crate::plan::{Deadlines, Op};
 use crate::reports::Outbox;
 use crate::{AgentError, AgentOptions};
@@ -270,15 +272,16 @@ impl Reconciler {
         self.dirty.extend(self.dependants.of(key).cloned());
     }
 
-    fn simulated_interface(&self, id: InterfaceId) -> Option<terroir_agent_api::InterfacePhase> {
+    fn simulated_interface(&self, id: InterfaceId) -> Option<InterfaceObservation> {
         use terroir_agent_api::{Desired, InterfacePhase, Section};
         let Some(Section::Interface(section)) = self.ledger.contents().spec.get(&format!("interface/{id}")) else {
             return None;
         };
-        Some(match section.desired {
+        let phase = match section.desired {
             Desired::Present => InterfacePhase::Ready,
             Desired::Deleted => InterfacePhase::Released,
-        })
+        };
+        Some(InterfaceObservation { epoch: section.epoch, phase })
     }
 
     fn send_report(&mut self) {

@@ -111,6 +111,7 @@ impl Reconciler {
             (None, false) => None,
         };
         if let Some(open) = open {
+            self.handed_over(id);
             let before = self.held.get(&id).cloned().unwrap_or_default();
             for volume in before.difference(&open) {
                 if let Some(holders) = self.observed.disk_holders.get_mut(volume) {
@@ -137,6 +138,17 @@ impl Reconciler {
         } else {
             self.observed.guests.insert(id, guest);
         }
+    }
+
+    /// The guest was seen after whatever was done to it: what it holds is known again.
+    fn handed_over(&mut self, id: InstanceId) {
+        let next_dirty = &mut self.next_dirty;
+        self.observed.reaching.retain(|volume, guests| {
+            if guests.remove(&id) {
+                next_dirty.insert(ObjectKey::Volume(*volume));
+            }
+            !guests.is_empty()
+        });
     }
 
     /// SHA-256 of what must stay in the image cache besides what lies under overlays.

@@ -115,7 +115,8 @@ impl Reconciler {
                         run_id: order.section.run_id,
                         boot_id: self.observed.boot_id.clone(),
                         phase: RunPhase::Intended,
-                        machine: order.machine.clone(),
+                        // A guest that is adopted later keeps the machine that it was started with.
+                        machine: order.machine.clone().or_else(|| self.hypervisor.default_machine()),
                         stop: None,
                         reboot_count: order.section.reboot_count,
                         reboot: None,
@@ -261,6 +262,10 @@ impl Reconciler {
     fn volume_entry(&self, id: VolumeId) -> Option<Entry> {
         let contents = self.ledger.contents();
         let section = crate::plan::volume_section(&contents.spec, id)?;
+        // Nobody knows whose it is until the guest was looked at: "nobody's" would free it.
+        if self.observed.reaching.contains_key(&id) && !self.observed.disk_holders.contains_key(&id) {
+            return None;
+        }
         let last = contents.volume_statuses.get(&id);
         let holder = self.observed.disk_holders.get(&id).and_then(|holders| holders.first());
         let mut status = VolumeStatus {
@@ -322,6 +327,9 @@ impl Reconciler {
         for (key, ops) in by_key {
             if !self.busy.insert(key.clone()) {
                 continue;
+            }
+            for (instance, volume) in ops.iter().flat_map(handed_over) {
+                self.observed.reaching.entry(volume).or_default().insert(instance);
             }
             let uid_index = match &key {
                 ObjectKey::Instance(id) => self.observed.records.get(id).map_or(0, |r| r.uid_index),
@@ -392,6 +400,15 @@ impl Worker {
             }
         }
         results
+    }
+}
+
+/// The disks that an operation gives to a guest.
+fn handed_over(op: &Op) -> Vec<(InstanceId, VolumeId)> {
+    match op {
+        Op::Start(order) => order.volumes.iter().map(|(a, _)| (order.section.id, a.volume)).collect(),
+        Op::AttachVolume { instance, attachment, .. } => vec![(*instance, attachment.volume)],
+        _ => vec![],
     }
 }
 

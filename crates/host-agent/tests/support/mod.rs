@@ -39,6 +39,9 @@ pub fn options(dir: &Path, hypervisor: HypervisorKind) -> AgentOptions {
     options.control_plane_socket = dir.join("agent.sock");
     options.resync_interval = Duration::from_secs(2);
     options.stop_deadline = Duration::from_secs(30);
+    if let Ok(program) = std::fs::read_to_string(dir.join("qemu")) {
+        options.qemu = program.into();
+    }
     options.volume_reserve_bytes = if dir.join("no-reserve").exists() { 0 } else { 256 << 20 };
     options
 }
@@ -160,15 +163,30 @@ impl World {
         logs.map(|p| format!("{}:\n{}\n", p.display(), std::fs::read_to_string(&p).unwrap_or_default())).collect()
     }
 
+    /// The agents to come start `program` instead of QEMU, or QEMU again.
+    pub fn replace_qemu(&self, program: Option<&Path>) {
+        let file = self.dir.path().join("qemu");
+        match program {
+            Some(program) => std::fs::write(file, program.to_str().unwrap()).unwrap(),
+            None => std::fs::remove_file(file).unwrap(),
+        }
+    }
+
     /// Process ids of the instance's QEMUs.
     pub fn qemus(&self, id: InstanceId) -> Vec<i32> {
-        let dir = self.options().data_dir.canonicalize().unwrap().join(format!("instances/{id}"));
+        self.processes(id, "qemu-system")
+    }
+
+    /// Process ids in the instance's folder whose executable's name has `program` in it.
+    pub fn processes(&self, id: InstanceId, program: &str) -> Vec<i32> {
+        let Ok(data) = self.options().data_dir.canonicalize() else { return Vec::new() };
+        let dir = data.join(format!("instances/{id}"));
         let mut found = Vec::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
             let here = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd == dir);
             let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-            if here && exe.to_string_lossy().contains("qemu-system") {
+            if here && exe.to_string_lossy().contains(program) {
                 found.push(pid);
             }
         }
