@@ -14,6 +14,7 @@ mod guest_services;
 mod hosts;
 mod image;
 mod layout;
+mod logs;
 mod objects;
 mod privileges;
 mod process;

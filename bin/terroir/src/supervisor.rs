@@ -19,8 +19,10 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use crate::layout::Layout;
+use crate::logs;
 use crate::process::ProcessId;
 
+pub const SUPERVISOR: &str = "supervisor";
 pub const SERVER: &str = "server";
 pub const AGENT: &str = "agent";
 pub const GUEST_SERVICES: &str = "guest-services";
@@ -115,7 +117,8 @@ impl Supervisor {
             let (supervisor, stop) = (Arc::clone(&self), stop.clone());
             tasks.spawn(async move { supervisor.keep_running(name, stop).await });
         }
-        while tasks.join_next().await.is_some() {}
+        let logs = logs::keep_small(self.layout.clone(), &[SUPERVISOR, SERVER, AGENT, GUEST_SERVICES], stop);
+        tokio::join!(logs, async { while tasks.join_next().await.is_some() {} });
         self.change(|record| record.supervisor = None);
     }
 
@@ -203,9 +206,8 @@ impl Supervisor {
     }
 
     fn last_log_line(&self, name: &str) -> Option<String> {
-        let text = fs::read(self.layout.log_file(name)).ok()?;
-        let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(2048)..]).into_owned();
-        tail.lines().rev().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
+        let end = logs::tail(&self.layout.log_file(name), 2048).ok()?;
+        end.lines().rev().find(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned())
     }
 
     async fn stop_process(&self, name: &str) {

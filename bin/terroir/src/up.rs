@@ -15,7 +15,7 @@ use crate::admin_client::AdminClient;
 use crate::cli::{DownArgs, UpArgs};
 use crate::layout::{Layout, describe};
 use crate::settings::{HypervisorSetting, Settings};
-use crate::supervisor::{AGENT, GUEST_SERVICES, SERVER, Supervisor, SupervisorRecord};
+use crate::supervisor::{AGENT, GUEST_SERVICES, SERVER, SUPERVISOR, Supervisor, SupervisorRecord};
 use crate::{agent, doctor};
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -87,7 +87,7 @@ fn check_port(settings: &Settings) -> Result<(), String> {
 }
 
 async fn detach(layout: &Layout) -> Result<(), String> {
-    let log_path = layout.log_file("supervisor");
+    let log_path = layout.log_file(SUPERVISOR);
     let log = OpenOptions::new()
         .create(true)
         .append(true)
