@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from pathlib import Path
 
 import pytest
 from cloud import CLEAN, TERROIR, Cloud, run
+from waiting import until
 
 
 def test_up_status_env_down(cloud):
@@ -80,6 +82,53 @@ def test_two_clouds_do_not_share_a_folder(cloud):
     assert done.returncode != 0
     assert "already running" in done.stderr, done.stderr
     assert cloud.status()["ready"] is True
+
+
+def test_logs_are_bounded():
+    """Under the hands of a process that goes on writing, of its successor, and of the next supervisor."""
+    cloud = Cloud("simulated")
+    limit = 16 << 20
+    log = cloud.data_dir / "logs/server.log"
+
+    def part(number):
+        return log.with_name(f"server.log.{number}")
+
+    def flood():
+        with log.open("ab") as file:
+            file.write(b"a line that was written by nobody\n" * (limit // 32))
+        until("the log is rotated", lambda: log.stat().st_size < limit, 30)
+
+    def goes_on():
+        client = cloud.client("ec2")
+        before = log.stat().st_size
+        client.describe_vpcs()
+        until("the server logs what it does", lambda: log.stat().st_size > before, 30)
+        assert log.read_bytes().strip(b"\0 ").isascii()
+
+    try:
+        cloud.start(detach=True)
+        flood()
+        assert part(1).stat().st_size > limit
+        goes_on()
+        server = cloud.pid_of("server")
+        os.kill(server, signal.SIGKILL)
+        until("the server is back", lambda: cloud.pid_of("server") not in (None, server) and cloud.is_ready(), 60)
+        goes_on()
+        flood()
+        assert part(2).exists()
+        goes_on()
+        supervisor = cloud.status()["supervisor_pid"]
+        os.kill(supervisor, signal.SIGKILL)
+        until("the supervisor is dead", lambda: cloud.status()["supervisor_pid"] != supervisor)
+        cloud.start(detach=True)
+        for _ in range(2):
+            flood()
+        goes_on()
+        parts = sorted(path.name for path in log.parent.glob("server.log*"))
+        assert parts == ["server.log", "server.log.1", "server.log.2", "server.log.3"]
+        assert sum(path.stat().st_size for path in log.parent.glob("server.log*")) < 7 * limit
+    finally:
+        cloud.destroy()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED: becoming an ordinary user needs root")

@@ -110,6 +110,29 @@ def test_filters_select(ec2, image):
     ec2.terminate_instances(InstanceIds=[one, other])
 
 
+def test_what_a_terminated_instance_was_in_can_be_deleted_at_once(ec2, image):
+    """`terminated` is said when nothing of the instance is left, its network interface included."""
+    vpc = ec2.create_vpc(CidrBlock="10.61.0.0/16")["Vpc"]["VpcId"]
+    for turn in range(10):
+        subnet = ec2.create_subnet(VpcId=vpc, CidrBlock="10.61.0.0/28")["Subnet"]["SubnetId"]
+        group = ec2.create_security_group(VpcId=vpc, GroupName="brief", Description="brief")["GroupId"]
+        made = launch(ec2, image, 3, SubnetId=subnet, SecurityGroupIds=[group])
+        # Every other time before they run.
+        if turn % 2 == 0:
+            wait_for(ec2, made, "running")
+        refused("DependencyViolation", ec2.delete_subnet, SubnetId=subnet)
+        refused("DependencyViolation", ec2.delete_security_group, GroupId=group)
+        ec2.terminate_instances(InstanceIds=made)
+
+        def terminated(made=made):
+            return {found["State"]["Name"] for found in instances(ec2, InstanceIds=made)} == {"terminated"}
+
+        until(f"{made} are terminated", terminated, every=0.01)
+        ec2.delete_subnet(SubnetId=subnet)
+        ec2.delete_security_group(GroupId=group)
+    ec2.delete_vpc(VpcId=vpc)
+
+
 def test_protection_and_wrong_states(ec2, image):
     [protected] = launch(ec2, image, DisableApiTermination=True)
     wait_for(ec2, [protected], "running")

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -193,3 +194,35 @@ def test_after_a_reboot_of_the_machine_guests_start_again(vm_cloud, tenant):
         assert after[field] == before[field]
     assert guest.ssh("cat /root/kept") == "kept"
     guest.terminate().wait_for("terminated")
+
+
+def test_an_agent_that_dies_while_guests_start(vm_cloud, tenant):
+    """Every instance runs in the end, in one QEMU; a start that was cut off is no fault of the guest."""
+    agent = vm_cloud.pid_of("agent")
+    guests = [tenant.launch() for _ in range(3)]
+
+    def starts():
+        """What tells one start of a guest from the next: its monitor's socket, made anew just before its QEMU."""
+        sockets = [vm_cloud.data_dir / f"agent/instances/{guest.id}/qmp.sock" for guest in guests]
+        return [socket.stat().st_mtime_ns for socket in sockets if socket.exists()]
+
+    seen = []
+    for _ in range(4):
+        deadline = time.monotonic() + 10
+        while starts() == seen and time.monotonic() < deadline:
+            pass
+        kill(agent)
+        seen = starts()
+        agent = until("the agent is back", lambda: vm_cloud.pid_of("agent"), 60, every=0.05)
+    for guest in guests:
+        guest.wait_for("running").wait_for_ssh()
+    for guest in guests:
+        assert len(qemu_of(guest.id)) == 1
+        assert guest.state == "running"
+    statuses = tenant.ec2.describe_instance_status(InstanceIds=[guest.id for guest in guests])["InstanceStatuses"]
+    print("starts that were cut off:", sum(len(status.get("Events", [])) for status in statuses))
+    for guest in guests:
+        guest.terminate()
+    for guest in guests:
+        guest.wait_for("terminated")
+        assert qemu_of(guest.id) == []
