@@ -74,8 +74,17 @@ async fn one_launch(endpoint: &Endpoint, image: &str, group: &str) -> Result<Lau
     let start = Instant::now();
     let answer = endpoint.call(endpoint.ec2("RunInstances", &parameters)?).await?;
     let instance = text_of(&answer, "instanceId")?.to_owned();
-    let described = endpoint.call(endpoint.ec2("DescribeInstances", &[("InstanceId.1", &instance)])?).await?;
-    let address = text_of(&described, "ipAddress")?.to_owned();
+    // Not before it runs: until the host has a route to it, its address would be looked for outside.
+    let address = loop {
+        let described = endpoint.call(endpoint.ec2("DescribeInstances", &[("InstanceId.1", &instance)])?).await?;
+        if described.contains("<name>running</name>") {
+            break text_of(&described, "ipAddress")?.to_owned();
+        }
+        if start.elapsed() > RUNNING_DEADLINE {
+            return Err(format!("{instance} does not run after {} s", RUNNING_DEADLINE.as_secs()));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     let took = ssh::banner(&address, start).await?;
     Ok(Launch { instance, address, took })
 }

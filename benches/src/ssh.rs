@@ -9,7 +9,7 @@ use tokio::time::timeout;
 const DEADLINE: Duration = Duration::from_secs(120);
 /// A guest without an address drops what is sent to it, and the kernel would repeat it a second later only.
 const CONNECT: Duration = Duration::from_millis(50);
-const READ: Duration = Duration::from_secs(5);
+const READ: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Tries until `SSH-` is read from port 22 of `address`; the time since `start`.
