@@ -1,5 +1,6 @@
 //! A cloud of our own: started, asked, stopped and removed, also when a measurement fails.
 
+use rustix::process::Pid;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -73,6 +74,15 @@ impl Cloud {
 
     pub fn status(&self) -> Result<serde_json::Value, String> {
         serde_json::from_str(&self.run(&["status", "--json"])?).map_err(say)
+    }
+
+    /// Of one of the three processes.
+    pub fn pid(&self, name: &str) -> Result<Pid, String> {
+        let status = self.status()?;
+        let mut processes = status["processes"].as_array().into_iter().flatten();
+        let process = processes.find(|process| process["name"] == name);
+        let pid = process.and_then(|process| Pid::from_raw(i32::try_from(process["pid"].as_i64()?).ok()?));
+        pid.ok_or_else(|| format!("{name} does not run"))
     }
 
     pub fn endpoint(&self) -> Result<Endpoint, String> {

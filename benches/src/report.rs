@@ -57,11 +57,6 @@ impl Report {
         self.rows.push(json!({"what": what, "value": value, "unit": unit, "aim": bound, "met": is_met, "note": note}));
     }
 
-    pub fn not_measured(&mut self, what: &str, aim: &str, why: &str) {
-        println!("{what:<50} {:>10} {:<12} {aim:<7} {:<6} {why}", "-", "", "");
-        self.rows.push(json!({"what": what, "value": null, "aim": aim, "met": null, "note": why}));
-    }
-
     /// `size` in MiB gives MiB/s, its absence calls per second.
     pub fn throughput(&mut self, what: &str, measured: &Measured, size: Option<f64>) {
         let (factor, unit) = size.map_or((1.0, "/s"), |size| (size, "MiB/s"));
