@@ -132,6 +132,9 @@ pub enum ImageCommand {
         /// Only build the files into this folder, without a running cloud
         #[arg(long, value_name = "DIR")]
         output: Option<PathBuf>,
+        /// Debian archive to install debian-12 from; a machine with Debian 12 uses its own
+        #[arg(long, value_name = "URL")]
+        mirror: Option<String>,
     },
     /// Take over a disk image (raw, qcow2 or VMDK) from a file or an http(s) address
     Import {

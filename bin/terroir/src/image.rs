@@ -18,16 +18,16 @@ use crate::layout::Layout;
 
 pub async fn run(layout: &Layout, command: ImageCommand) -> Result<(), String> {
     match command {
-        ImageCommand::Build { what, output: Some(folder) } => {
-            let image = build(what, folder).await?;
+        ImageCommand::Build { what, output: Some(folder), mirror } => {
+            let image = build(what, folder, mirror).await?;
             println!("{}  sha256 {}", image.path.display(), image.sha256);
             Ok(())
         }
-        ImageCommand::Build { what, output: None } => {
+        ImageCommand::Build { what, output: None, mirror } => {
             let client = AdminClient::new(&layout.admin_socket());
             // Before the long part: is there anybody to hand it to?
             let _: serde_json::Value = client.get("/status").await.map_err(|error| error.to_string())?;
-            let image = build(what, layout.images()).await?;
+            let image = build(what, layout.images(), mirror).await?;
             hand_over(&client, image, None).await
         }
         ImageCommand::Import { source, name, sha256 } => {
@@ -46,13 +46,13 @@ pub async fn run(layout: &Layout, command: ImageCommand) -> Result<(), String> {
     }
 }
 
-async fn build(what: BuiltIn, folder: PathBuf) -> Result<BuiltImage, String> {
+async fn build(what: BuiltIn, folder: PathBuf, mirror: Option<String>) -> Result<BuiltImage, String> {
     std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     let build = move || {
         let progress = TerminalProgress::new();
         match what {
             BuiltIn::Tiny => terroir_image_builder::build_tiny(&folder, &progress),
-            BuiltIn::Debian12 => terroir_image_builder::build_debian_12(&folder, &progress),
+            BuiltIn::Debian12 => terroir_image_builder::build_debian_12(&folder, mirror.as_deref(), &progress),
         }
     };
     tokio::task::spawn_blocking(build).await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())

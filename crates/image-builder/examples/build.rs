@@ -11,7 +11,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let progress = TerminalProgress::new();
     let built = match args[..] {
         ["tiny", dir] => build_tiny(Path::new(dir), &progress),
-        ["debian-12", dir] => build_debian_12(Path::new(dir), &progress),
+        ["debian-12", dir] => build_debian_12(Path::new(dir), None, &progress),
         ["import", source, dir] => import(source, Path::new(dir), None, &progress).await,
         _ => Err(ImageError::Unexpected("usage: build tiny DIR | import SOURCE DIR".into())),
     }?;

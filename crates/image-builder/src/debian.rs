@@ -60,11 +60,18 @@ datasource:
 
 /// Builds `debian-12.raw` into `out_dir`. Takes some minutes and needs root, because a Debian
 /// root file system has files of many owners.
-pub fn build_debian_12(out_dir: &Path, progress: &dyn Progress) -> Result<BuiltImage, ImageError> {
+///
+/// `mirror`: URL of a Debian archive; without one the machine's own sources are used, if it is a Debian 12 itself.
+pub fn build_debian_12(
+    out_dir: &Path,
+    mirror: Option<&str>,
+    progress: &dyn Progress,
+) -> Result<BuiltImage, ImageError> {
     fs::create_dir_all(out_dir).map_err(io_error("create", out_dir))?;
     let out_dir = &fs::canonicalize(out_dir).map_err(io_error("open", out_dir))?;
     let cache = PackageCache::open(out_dir)?;
     require_root()?;
+    let sources = package_sources(mirror, &fs::read_to_string("/etc/os-release").unwrap_or_default())?;
     progress.step("building GRUB");
     let loader = BootLoader::build(&cache, &mut Catalogue::default())?;
     let scratch = tempfile::Builder::new()
@@ -74,7 +81,7 @@ pub fn build_debian_12(out_dir: &Path, progress: &dyn Progress) -> Result<BuiltI
     let root = scratch.path().join("root");
 
     progress.step("installing Debian 12 (some minutes)");
-    install(&root)?;
+    install(&root, sources)?;
     progress.step("configuring");
     let release = configure(&root)?;
     progress.step("writing the disk");
@@ -115,8 +122,7 @@ fn require_root() -> Result<(), ImageError> {
     Err(ImageError::NeedsRoot { image: "debian-12", reason: "run it with sudo".to_owned() })
 }
 
-fn install(root: &Path) -> Result<(), ImageError> {
-    let sources = package_sources()?;
+fn install(root: &Path, sources: Vec<String>) -> Result<(), ImageError> {
     Tool::new("mmdebstrap", "mmdebstrap")
         .args(["--variant=minbase", "--mode=root", "--format=directory"])
         .arg("--architectures=amd64")
@@ -131,20 +137,18 @@ fn install(root: &Path) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// The machine's own sources when it is a Debian 12 itself, else Debian's.
-fn package_sources() -> Result<Vec<String>, ImageError> {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let is_bookworm = release.lines().any(|line| line == "VERSION_CODENAME=bookworm")
-        && release.lines().any(|line| line == "ID=debian");
+/// What mmdebstrap takes packages from: a mirror that was named, or a Debian 12's own list.
+fn package_sources(mirror: Option<&str>, os_release: &str) -> Result<Vec<String>, ImageError> {
+    if let Some(mirror) = mirror {
+        return Ok(vec![mirror.to_owned()]);
+    }
+    let has = |wanted: &str| os_release.lines().any(|line| line == wanted);
     let own: Vec<String> = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"]
         .into_iter()
-        .filter(|path| is_bookworm && Path::new(path).exists())
+        .filter(|path| has("VERSION_CODENAME=bookworm") && has("ID=debian") && Path::new(path).exists())
         .map(str::to_owned)
         .collect();
-    if own.is_empty() {
-        return Ok(vec!["http://deb.debian.org/debian".to_owned()]);
-    }
-    Ok(own)
+    if own.is_empty() { Err(ImageError::NeedsMirror) } else { Ok(own) }
 }
 
 /// Makes the tree an image: no identity of its own, serial console, EC2 data source. Returns the
@@ -217,6 +221,16 @@ fn grub_config(release: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_come_from_a_named_mirror_or_from_a_debian_12() {
+        let ubuntu = "ID=ubuntu\nVERSION_CODENAME=noble\n";
+        assert!(matches!(package_sources(None, ubuntu), Err(ImageError::NeedsMirror)));
+        assert_eq!(
+            package_sources(Some("http://mirror.example/debian"), ubuntu).unwrap(),
+            ["http://mirror.example/debian"]
+        );
+    }
 
     #[test]
     fn a_tree_becomes_an_image_without_identity() {

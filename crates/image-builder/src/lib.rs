@@ -130,6 +130,8 @@ pub enum ImageError {
     Unexpected(String),
     #[error("building `{image}` needs root, or a kernel that gives ordinary users namespaces: {reason}")]
     NeedsRoot { image: &'static str, reason: String },
+    #[error("this machine is no Debian 12 and has no package sources for one: name an archive with --mirror URL")]
+    NeedsMirror,
 }
 
 /// `map_err` helper: names the file that an I/O error is about.

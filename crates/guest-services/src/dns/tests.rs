@@ -56,8 +56,8 @@ fn names_of_the_cloud_and_of_the_outside() {
         ("8.8.8.8.in-addr.arpa.", T::PTR, "forwarded"),
         ("ec2-198-51-100-10.eu-test-1.compute.terroir.internal.", T::A, "10.0.0.11"),
         ("ec2-198-51-100-99.eu-test-1.compute.terroir.internal.", T::A, "198.51.100.99"),
-        ("deb.debian.org.", T::A, "forwarded"),
-        ("deb.debian.org.", T::AXFR, "Refused"),
+        ("outside.example.org.", T::A, "forwarded"),
+        ("outside.example.org.", T::AXFR, "Refused"),
         (".", T::NS, "forwarded"),
     ];
     let index = with_upstream();
@@ -65,7 +65,7 @@ fn names_of_the_cloud_and_of_the_outside() {
         let got = word(decide(&query(name, *kind, |_| {}), &index, sample::vpc(1), false));
         assert_eq!(got, *expected, "{name} {kind}");
     }
-    let outside = query("deb.debian.org.", T::A, |_| {});
+    let outside = query("outside.example.org.", T::A, |_| {});
     assert_eq!(word(decide(&outside, &sample::index(), sample::vpc(1), false)), "Refused", "no upstreams");
     assert_eq!(word(decide(&outside, &index, sample::vpc(2), false)), "ignored", "DNS is switched off");
     assert_eq!(word(decide(&outside, &index, sample::vpc(3), false)), "ignored", "an unknown VPC");
@@ -99,7 +99,7 @@ fn queries_that_are_wrong() {
         let bytes = query("ip-10-0-0-11.eu-test-1.compute.internal.", RecordType::A, edit);
         assert_eq!(word(decide(&bytes, &index, sample::vpc(1), false)), expected);
     }
-    let mut garbage = query("deb.debian.org.", RecordType::A, |_| {});
+    let mut garbage = query("outside.example.org.", RecordType::A, |_| {});
     garbage.truncate(20);
     assert_eq!(word(decide(&garbage, &index, sample::vpc(1), false)), "FormErr");
     assert_eq!(decide(&[1, 2, 3], &index, sample::vpc(1), false), Verdict::Ignore);
@@ -118,7 +118,7 @@ fn answers_are_no_larger_than_the_client_takes() {
         assert_eq!(Message::from_vec(&bytes).unwrap().metadata.truncation, !whole);
     }
     let offered = |size: u16| {
-        let bytes = query("deb.debian.org.", RecordType::A, |m| {
+        let bytes = query("outside.example.org.", RecordType::A, |m| {
             let mut edns = Edns::new();
             edns.set_max_payload(size);
             m.edns = Some(edns);

@@ -268,7 +268,7 @@ fn guests_are_served_and_know_no_restart() {
         for (server, tcp) in [(RESOLVER, false), (RESOLVER, true), (Ipv4Addr::new(169, 254, 169, 253), false)] {
             assert_eq!(resolve(&first.place, server, host, tcp), Some((0, own)), "{what}: {server}");
         }
-        let outside = resolve(&first.place, RESOLVER, "deb.debian.org", false);
+        let outside = resolve(&first.place, RESOLVER, "outside.example.org", false);
         assert_eq!(outside, Some((0, Ipv4Addr::new(192, 0, 2, 7))), "{what}: a name outside");
         assert_eq!(resolve(&second.place, RESOLVER, host, false), None, "{what}: DNS is switched off");
         assert_eq!(http(&first.place, ID, ""), Some((200, snapshot.guests[0].instance.to_string())), "{what}");
