@@ -1,6 +1,9 @@
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::sync::Arc;
 use terroir_resources::Tags;
-use terroir_types::{Arn, Error};
+use terroir_types::{AccountId, Arn, Error};
 
 use crate::Context;
 
@@ -15,12 +18,37 @@ pub struct Target {
     pub resource_tags: Tags,
     /// Further condition keys with their values, for example `ec2:InstanceType` or `aws:RequestTag/team`.
     pub keys: Vec<(String, Vec<String>)>,
+    /// Whose the resource is, where its ARN does not say (S3). Callers of other accounts need the resource's policy.
+    pub owner: Option<AccountId>,
+    /// The resource's own policy: it may allow what the caller's policies do not, and must for other accounts.
+    pub policy: Option<Arc<ResourcePolicy>>,
+    /// Nothing is allowed that the resource's policy does not allow, not even in its own account (keys, roles).
+    pub policy_decides: bool,
+}
+
+/// The policy of a resource, as it was checked when it was written (`terroir_iam::ops::resource_policy`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourcePolicy {
+    pub text: String,
+    /// SHA-256 of the text, in hex.
+    pub hash: String,
+    /// Users and roles that it names, and roles of sessions: ARN → id at the moment of writing. Somebody who has the
+    /// name later is not meant.
+    pub principals: BTreeMap<String, String>,
 }
 
 impl Target {
     /// A permission without a resource.
     pub fn any(permission: impl Into<String>) -> Self {
-        Self { permission: permission.into(), resource: None, resource_tags: Tags::new(), keys: Vec::new() }
+        Self {
+            permission: permission.into(),
+            resource: None,
+            resource_tags: Tags::new(),
+            keys: Vec::new(),
+            owner: None,
+            policy: None,
+            policy_decides: false,
+        }
     }
 
     pub fn on(permission: impl Into<String>, resource: Arn) -> Self {
@@ -34,6 +62,19 @@ impl Target {
         let mut target = Self::on(permission, cx.ec2_arn(kind, &id));
         target.resource_tags = terroir_resources::tags(cx.txn, cx.account(), &id)?;
         Ok(target)
+    }
+
+    /// Says whose the resource is, and its policy if it has one.
+    #[must_use]
+    pub fn owned_by(mut self, owner: AccountId, policy: Option<Arc<ResourcePolicy>>) -> Self {
+        self.owner = Some(owner);
+        self.policy = policy;
+        self
+    }
+
+    /// The account of the resource, where it is known.
+    pub fn account(&self) -> Option<AccountId> {
+        self.owner.or_else(|| self.resource.as_ref().and_then(Arn::account))
     }
 
     #[must_use]

@@ -142,13 +142,14 @@ impl ApiServer {
     }
 
     fn facts(&self, request: &Request<Body>, peer: SocketAddr) -> RequestFacts {
-        let agent = request.headers().get(header::USER_AGENT).and_then(|value| value.to_str().ok());
+        let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         RequestFacts {
             source_ip: Some(peer.ip().to_canonical()),
             secure: false,
             now: self.0.parts.clock.now(),
             region: self.0.parts.region.name.clone(),
-            user_agent: agent.map(str::to_owned),
+            user_agent: text(header::USER_AGENT),
+            referer: text(header::REFERER),
         }
     }
 

@@ -113,6 +113,7 @@ impl World {
             user_id: account.to_string(),
             access_key_id: "AKIATEST".to_owned(),
             kind: CallerKind::Root,
+            session: None,
         };
         let store = Store::in_memory_for_tests().await;
         let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_800_000_000)));

@@ -1,20 +1,26 @@
 //! From a caller and what must be allowed to yes or no.
 //!
 //! The caller's policies are found in one snapshot, their documents are parsed (or taken from the cache), and every
-//! target is decided. A session's own policies must allow too. `sts:AssumeRole` on a role is decided together with the
-//! role's trust policy; on everything else, nothing reaches into another account.
+//! target is judged ([`crate::evaluation::judge`]) together with the policy of its resource: the one that the target
+//! carries, or, for `sts:AssumeRole` and its like, the role's trust policy.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_action::{Caller, CallerKind, Target};
+use terroir_resources::Tags;
 use terroir_store::Txn;
-use terroir_types::{AccountId, Arn, Error, ErrorClass, Timestamp};
+use terroir_types::{AccountId, Arn, Error, ErrorClass};
 
 use crate::builtin;
-use crate::evaluation::{Decision, Document, DocumentKind, Keys, Principal, Question, Trust, decide, decide_trust};
+use crate::evaluation::{
+    Document, DocumentKind, Keys, Layer, Opinion, Place, Policies, Principal, Question, Reach, Reason, decide_resource,
+    judge,
+};
 use crate::model::{Grants, Group, ManagedPolicy, PolicyDocument, Role, User};
 use crate::names::{Entity, by_id, find};
 use crate::ops::document_hash;
-use crate::service::{Iam, RequestFacts};
+use crate::request_keys::{self, RequestFacts};
+use crate::service::Iam;
 
 /// Attempts to load a set of policies that is being changed.
 const ATTEMPTS: usize = 4;
@@ -24,25 +30,40 @@ const ASSUME_ROLE: &str = "sts:AssumeRole";
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     Stored { account: AccountId, holder: String, hash: String },
-    Text(String),
+    Text { hash: String, text: String },
+}
+
+impl Source {
+    fn text(text: &str) -> Self {
+        Self::Text { hash: document_hash(text), text: text.to_owned() }
+    }
 }
 
 /// What one snapshot says of a caller.
-#[derive(Default)]
 struct Standing {
-    identity: Vec<Source>,
-    /// `aws:PrincipalTag/...`
-    tags: terroir_resources::Tags,
+    /// None: needs no policy.
+    identity: Option<Vec<Source>>,
+    boundary: Option<Source>,
+    tags: Tags,
     /// The role's ARN for a session, else the caller's own.
-    principal_arn: Option<Arn>,
+    principal_arn: Arn,
+    /// ARN and id of the user behind a federated session.
+    user: Option<(Arn, String)>,
+}
+
+/// A resource's policy, parsed, with the ids of whom it names.
+struct OfResource {
+    document: Arc<Document>,
+    known: BTreeMap<String, String>,
 }
 
 /// The parsed policies that apply to a request.
 struct Applicable {
-    identity: Vec<Arc<Document>>,
-    session: Vec<Arc<Document>>,
-    /// For `sts:AssumeRole`: per target, the role and its trust policy.
-    trust: Vec<Option<(Arc<Role>, Arc<Document>)>>,
+    identity: Option<Vec<Arc<Document>>>,
+    boundary: Option<Arc<Document>>,
+    session: Option<Vec<Arc<Document>>>,
+    /// Per target.
+    resources: Vec<Option<OfResource>>,
     standing: Standing,
 }
 
@@ -67,16 +88,17 @@ impl Iam {
         targets: &[Target],
         facts: &RequestFacts,
     ) -> Result<(), Error> {
+        if targets.is_empty() {
+            return Ok(());
+        }
         let applicable = self.applicable(txn, caller, targets).await?;
-        for (target, trust) in targets.iter().zip(&applicable.trust) {
-            let keys = condition_keys(caller, &applicable.standing, target, facts);
-            let resource = target.resource.as_ref().map_or("*", Arn::as_str);
-            let question = Question { action: &target.permission, resource, keys: &keys };
-            if target.permission == ASSUME_ROLE {
-                assume_role(caller, &applicable, trust.as_ref(), target, question)?;
-            } else {
-                usual(caller, &applicable, target, question)?;
-            }
+        let standing = &applicable.standing;
+        let of_caller = request_keys::of_caller(caller, &standing.principal_arn, &standing.tags, facts);
+        for (target, of_resource) in targets.iter().zip(&applicable.resources) {
+            let mut keys = of_caller.clone();
+            request_keys::add_target(&mut keys, target);
+            decide_target(caller, &applicable, target, of_resource.as_ref(), &keys)
+                .map_err(|reason| denied(caller, target, reason))?;
         }
         Ok(())
     }
@@ -84,58 +106,82 @@ impl Iam {
     /// Whether a role's trust policy lets this service become it.
     pub(crate) async fn trusts_service(&self, role: &Role, service: &str) -> Result<bool, Error> {
         let Some(document) = self.document(DocumentKind::Trust, &trust_source(role)).await? else { return Ok(false) };
-        let mut keys = Keys::default();
-        keys.set_one("aws:CurrentTime", self.now().to_rfc3339_seconds());
+        let caller = Caller::service(service);
+        let facts = RequestFacts { now: self.now(), ..RequestFacts::default() };
+        let keys = request_keys::of_caller(&caller, &caller.arn, &Tags::new(), &facts);
         let arn = role.arn();
         let question = Question { action: ASSUME_ROLE, resource: arn.as_str(), keys: &keys };
-        Ok(decide_trust(&document, Principal::Service(service), question) == Trust::Direct)
+        let opinion = decide_resource(&document, &role.tenant.trusted, Principal::Service(service), question);
+        Ok(opinion == Opinion::Allows(Reach::Caller))
     }
 
     async fn applicable(&self, txn: &Txn, caller: &Caller, targets: &[Target]) -> Result<Applicable, Error> {
         let mut newer: Option<Txn> = None;
-        'attempt: for attempt in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 newer = Some(self.store().read().await?);
             }
             let txn = newer.as_ref().unwrap_or(txn);
-            let standing = standing(txn, caller)?;
-            let mut roles = Vec::with_capacity(targets.len());
-            for target in targets {
-                roles.push(trusting_role(txn, target)?);
+            if let Some(applicable) = self.applicable_in(txn, caller, targets).await? {
+                return Ok(applicable);
             }
-            let mut identity = Vec::with_capacity(standing.identity.len());
-            for source in &standing.identity {
-                match self.document(DocumentKind::Identity, source).await? {
-                    Some(document) => identity.push(document),
-                    None => continue 'attempt,
-                }
-            }
-            let mut trust = Vec::with_capacity(targets.len());
-            for role in roles {
-                match role {
-                    None => trust.push(None),
-                    Some(role) => match self.document(DocumentKind::Trust, &trust_source(&role)).await? {
-                        Some(document) => trust.push(Some((role, document))),
-                        None => continue 'attempt,
-                    },
-                }
-            }
-            let session = match &caller.kind {
-                CallerKind::AssumedRole { policies, .. } => policies
-                    .iter()
-                    .map(|text| self.parsed(DocumentKind::Identity, &document_hash(text), text))
-                    .collect::<Result<_, _>>()?,
-                CallerKind::Root | CallerKind::User { .. } => Vec::new(),
-            };
-            return Ok(Applicable { identity, session, trust, standing });
         }
         Err(Error::unavailable("The caller's policies are being changed. Try again later."))
+    }
+
+    /// `None`: a document was replaced after the snapshot.
+    async fn applicable_in(&self, txn: &Txn, caller: &Caller, targets: &[Target]) -> Result<Option<Applicable>, Error> {
+        let standing = standing(txn, caller)?;
+        let mut roles = Vec::with_capacity(targets.len());
+        for target in targets {
+            roles.push(trusting_role(txn, target)?);
+        }
+        let identity = match &standing.identity {
+            None => None,
+            Some(sources) => {
+                let mut documents = Vec::with_capacity(sources.len());
+                for source in sources {
+                    let Some(document) = self.document(DocumentKind::Identity, source).await? else { return Ok(None) };
+                    documents.push(document);
+                }
+                Some(documents)
+            }
+        };
+        let boundary = match &standing.boundary {
+            None => None,
+            Some(source) => match self.document(DocumentKind::Identity, source).await? {
+                Some(document) => Some(document),
+                None => return Ok(None),
+            },
+        };
+        let mut resources = Vec::with_capacity(targets.len());
+        for (target, role) in targets.iter().zip(roles) {
+            let of_resource = match (role, &target.policy) {
+                (Some(role), _) => match self.document(DocumentKind::Trust, &trust_source(&role)).await? {
+                    Some(document) => Some(OfResource { document, known: role.tenant.trusted.clone() }),
+                    None => return Ok(None),
+                },
+                (None, Some(policy)) => {
+                    let document = self.parsed(DocumentKind::Resource, &policy.hash, &policy.text)?;
+                    Some(OfResource { document, known: policy.principals.clone() })
+                }
+                (None, None) => None,
+            };
+            resources.push(of_resource);
+        }
+        let session = session_texts(caller)
+            .map(|texts| {
+                let parse = |text: &String| self.parsed(DocumentKind::Identity, &document_hash(text), text);
+                texts.iter().map(parse).collect::<Result<Vec<_>, _>>()
+            })
+            .transpose()?;
+        Ok(Some(Applicable { identity, boundary, session, resources, standing }))
     }
 
     /// `None`: the document was replaced after the snapshot that named it.
     async fn document(&self, kind: DocumentKind, source: &Source) -> Result<Option<Arc<Document>>, Error> {
         match source {
-            Source::Text(text) => self.parsed(kind, &document_hash(text), text).map(Some),
+            Source::Text { hash, text } => self.parsed(kind, hash, text).map(Some),
             Source::Stored { account, holder, hash } => {
                 if let Some(document) = self.cached_document(kind, hash) {
                     return Ok(Some(document));
@@ -150,29 +196,63 @@ impl Iam {
     }
 }
 
-fn standing(txn: &Txn, caller: &Caller) -> Result<Standing, Error> {
-    let mut standing = Standing { principal_arn: Some(caller.arn.clone()), ..Standing::default() };
+/// The policies that a session was given; none: it has no limits of its own.
+fn session_texts(caller: &Caller) -> Option<&[String]> {
     match &caller.kind {
-        CallerKind::Root => {}
-        CallerKind::User { .. } => {
-            let Some(user) = by_id::<User>(txn, caller.account, &caller.user_id)? else { return Ok(standing) };
-            standing.tags = user.tenant.tags.clone();
-            collect(txn, caller.account, &user.id, &user.tenant.grants, &mut standing.identity)?;
-            for group in &user.groups {
-                if let Some(group) = by_id::<Group>(txn, caller.account, group)? {
-                    collect(txn, caller.account, &group.id, &group.tenant.grants, &mut standing.identity)?;
-                }
+        CallerKind::AssumedRole { policies, .. } => Some(policies.as_slice()).filter(|policies| !policies.is_empty()),
+        CallerKind::FederatedUser { policies, .. } => Some(policies),
+        CallerKind::Root | CallerKind::User { .. } | CallerKind::Service { .. } | CallerKind::Anonymous => None,
+    }
+}
+
+fn standing(txn: &Txn, caller: &Caller) -> Result<Standing, Error> {
+    let mut standing = Standing {
+        identity: Some(Vec::new()),
+        boundary: None,
+        tags: Tags::new(),
+        principal_arn: caller.arn.clone(),
+        user: None,
+    };
+    match &caller.kind {
+        CallerKind::Root | CallerKind::FederatedUser { user: None, .. } => standing.identity = None,
+        CallerKind::User { .. } => of_user(txn, caller.account, &caller.user_id, &mut standing)?,
+        CallerKind::FederatedUser { user: Some(id), .. } => of_user(txn, caller.account, id, &mut standing)?,
+        CallerKind::AssumedRole { .. } => {
+            let id = entity_id(caller);
+            if let Some(role) = by_id::<Role>(txn, caller.account, id)? {
+                let about = &role.tenant.about;
+                standing.tags = about.tags.clone();
+                standing.principal_arn = role.arn();
+                standing.boundary = boundary(txn, caller.account, &about.grants)?;
+                collect(txn, caller.account, &role.id, &about.grants, standing.identity.get_or_insert_default())?;
             }
         }
-        CallerKind::AssumedRole { .. } => {
-            let id = caller.user_id.split(':').next().unwrap_or_default();
-            let Some(role) = by_id::<Role>(txn, caller.account, id)? else { return Ok(standing) };
-            standing.tags = role.tenant.about.tags.clone();
-            standing.principal_arn = Some(role.arn());
-            collect(txn, caller.account, &role.id, &role.tenant.about.grants, &mut standing.identity)?;
-        }
+        CallerKind::Service { .. } | CallerKind::Anonymous => {}
+    }
+    if let Some(session) = &caller.session {
+        standing.tags.extend(session.tags.clone());
     }
     Ok(standing)
+}
+
+/// The id of the user or role that a caller is, or is a session of.
+fn entity_id(caller: &Caller) -> &str {
+    caller.user_id.split(':').next().unwrap_or_default()
+}
+
+fn of_user(txn: &Txn, account: AccountId, id: &str, standing: &mut Standing) -> Result<(), Error> {
+    let Some(user) = by_id::<User>(txn, account, id)? else { return Ok(()) };
+    standing.tags = user.tenant.tags.clone();
+    standing.user = Some((user.arn(), user.id.clone()));
+    standing.boundary = boundary(txn, account, &user.tenant.grants)?;
+    let identity = standing.identity.get_or_insert_default();
+    collect(txn, account, &user.id, &user.tenant.grants, identity)?;
+    for group in &user.groups {
+        if let Some(group) = by_id::<Group>(txn, account, group)? {
+            collect(txn, account, &group.id, &group.tenant.grants, identity)?;
+        }
+    }
+    Ok(())
 }
 
 fn collect(txn: &Txn, account: AccountId, holder: &str, grants: &Grants, into: &mut Vec<Source>) -> Result<(), Error> {
@@ -180,22 +260,38 @@ fn collect(txn: &Txn, account: AccountId, holder: &str, grants: &Grants, into: &
         into.push(Source::Stored { account, holder: holder.to_owned(), hash: policy.hash.clone() });
     }
     for id in &grants.attached {
-        if let Some(policy) = builtin::by_id(id) {
-            into.push(Source::Text(policy.document.to_owned()));
-        } else if let Some(policy) = by_id::<ManagedPolicy>(txn, account, id)? {
-            into.push(Source::Stored { account, holder: policy.id.clone(), hash: policy.document.clone() });
-        }
+        into.extend(managed(txn, account, id)?);
     }
     Ok(())
+}
+
+fn managed(txn: &Txn, account: AccountId, id: &str) -> Result<Option<Source>, Error> {
+    if let Some(policy) = builtin::by_id(id) {
+        return Ok(Some(Source::text(policy.document)));
+    }
+    let policy = by_id::<ManagedPolicy>(txn, account, id)?;
+    Ok(policy.map(|policy| Source::Stored { account, holder: policy.id.clone(), hash: policy.document.clone() }))
+}
+
+fn boundary(txn: &Txn, account: AccountId, grants: &Grants) -> Result<Option<Source>, Error> {
+    let Some(id) = &grants.boundary else { return Ok(None) };
+    // A boundary cannot be deleted while it is in use. Without it nothing would be limited.
+    let found = managed(txn, account, id)?;
+    found.map(Some).ok_or_else(|| Error::internal(format_args!("the permissions boundary {id} is missing")))
 }
 
 fn trust_source(role: &Role) -> Source {
     Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() }
 }
 
-/// The role that an `sts:AssumeRole` target names, if there is such a role.
+/// Whether a permission is about becoming a role, which the role's trust policy decides.
+fn is_about_trust(permission: &str) -> bool {
+    matches!(permission, ASSUME_ROLE | "sts:AssumeRoleWithWebIdentity" | "sts:TagSession" | "sts:SetSourceIdentity")
+}
+
+/// The role that a target about trust names, if there is such a role.
 fn trusting_role(txn: &Txn, target: &Target) -> Result<Option<Arc<Role>>, Error> {
-    let Some(arn) = target.resource.as_ref().filter(|_| target.permission == ASSUME_ROLE) else { return Ok(None) };
+    let Some(arn) = target.resource.as_ref().filter(|_| is_about_trust(&target.permission)) else { return Ok(None) };
     match role_by_arn(txn, arn) {
         Ok(role) => Ok(Some(role)),
         Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
@@ -211,147 +307,86 @@ pub(crate) fn role_by_arn(txn: &Txn, arn: &Arn) -> Result<Arc<Role>, Error> {
     if role.arn() == *arn { Ok(role) } else { Err(Role::unknown(name)) }
 }
 
-fn condition_keys(caller: &Caller, standing: &Standing, target: &Target, facts: &RequestFacts) -> Keys {
-    let mut keys = Keys::default();
-    for (name, values) in &target.keys {
-        keys.set(name, values.iter().cloned());
-    }
-    let service = target.permission.split(':').next().unwrap_or_default();
-    for (tag, value) in &target.resource_tags {
-        keys.set_one(&format!("aws:ResourceTag/{tag}"), value);
-        keys.set_one(&format!("{service}:ResourceTag/{tag}"), value);
-    }
-    for (tag, value) in &standing.tags {
-        keys.set_one(&format!("aws:PrincipalTag/{tag}"), value);
-    }
-    if let Some(address) = facts.source_ip {
-        keys.set_one("aws:SourceIp", address.to_canonical().to_string());
-    }
-    if let Some(agent) = &facts.user_agent {
-        keys.set_one("aws:UserAgent", agent);
-    }
-    if let Some(arn) = &standing.principal_arn {
-        keys.set_one("aws:PrincipalArn", arn.as_str());
-    }
-    let kind = match &caller.kind {
-        CallerKind::Root => "Account",
-        CallerKind::User { name } => {
-            keys.set_one("aws:username", name);
-            "User"
-        }
-        CallerKind::AssumedRole { .. } => "AssumedRole",
-    };
-    keys.set_one("aws:PrincipalType", kind);
-    keys.set_one("aws:userid", &caller.user_id);
-    keys.set_one("aws:PrincipalAccount", caller.account.to_string());
-    keys.set_one("aws:PrincipalIsAWSService", "false");
-    keys.set_one("aws:RequestedRegion", &facts.region);
-    keys.set_one("aws:SecureTransport", facts.secure.to_string());
-    set_time(&mut keys, facts.now);
-    if service == "ec2" {
-        keys.set_one("ec2:Region", &facts.region);
-    }
-    keys
-}
-
-fn set_time(keys: &mut Keys, now: Timestamp) {
-    keys.set_one("aws:CurrentTime", now.to_rfc3339_seconds());
-    keys.set_one("aws:EpochTime", now.secs().to_string());
-}
-
-/// Why something is not allowed; the words are AWS's.
+/// Why the caller may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Reason {
-    NoIdentityPolicy,
-    NoSessionPolicy,
-    NoResourcePolicy,
-    ExplicitIdentity,
-    ExplicitSession,
-    ExplicitTrust,
+enum Refusal {
+    Policies(Reason),
     RootAssumesRole,
 }
 
-fn denied(caller: &Caller, target: &Target, reason: Reason) -> Error {
-    let action = &target.permission;
-    let because = match reason {
-        Reason::NoIdentityPolicy => format!("because no identity-based policy allows the {action} action"),
-        Reason::NoSessionPolicy => format!("because no session policy allows the {action} action"),
-        Reason::NoResourcePolicy => format!("because no resource-based policy allows the {action} action"),
-        Reason::ExplicitIdentity => "with an explicit deny in an identity-based policy".to_owned(),
-        Reason::ExplicitSession => "with an explicit deny in a session policy".to_owned(),
-        Reason::ExplicitTrust => "with an explicit deny in a resource-based policy".to_owned(),
-        Reason::RootAssumesRole => {
-            return Error::new(ErrorClass::Denied, "AccessDenied", "Roles may not be assumed by root accounts.");
-        }
-    };
-    let resource = target.resource.as_ref().map(|arn| format!(" on resource: {arn}")).unwrap_or_default();
-    let message = format!("User: {} is not authorized to perform: {action}{resource} {because}", caller.arn);
-    Error::new(ErrorClass::Denied, "AccessDenied", message)
-}
-
-/// What the caller's own policies say, and its session's.
-fn own_decision(caller: &Caller, applicable: &Applicable, question: Question<'_>) -> Result<(), Reason> {
-    if caller.kind == CallerKind::Root {
-        return Ok(());
-    }
-    let identity = decide(applicable.identity.iter().map(|document| &**document), question);
-    if identity == Decision::ExplicitDeny {
-        return Err(Reason::ExplicitIdentity);
-    }
-    for document in &applicable.session {
-        match decide([&**document], question) {
-            Decision::ExplicitDeny => return Err(Reason::ExplicitSession),
-            Decision::ImplicitDeny => return Err(Reason::NoSessionPolicy),
-            Decision::Allow => {}
-        }
-    }
-    if identity == Decision::Allow { Ok(()) } else { Err(Reason::NoIdentityPolicy) }
-}
-
-fn is_foreign(caller: &Caller, target: &Target) -> bool {
-    target.resource.as_ref().and_then(Arn::account).is_some_and(|account| account != caller.account)
-}
-
-fn usual(caller: &Caller, applicable: &Applicable, target: &Target, question: Question<'_>) -> Result<(), Error> {
-    own_decision(caller, applicable, question).map_err(|reason| denied(caller, target, reason))?;
-    if is_foreign(caller, target) { Err(denied(caller, target, Reason::NoResourcePolicy)) } else { Ok(()) }
-}
-
-/// A trust policy that names the caller itself is enough inside an account; one that names its account, or one of
-/// another account, wants the caller's own policies to allow as well.
-fn assume_role(
+fn decide_target(
     caller: &Caller,
     applicable: &Applicable,
-    trust: Option<&(Arc<Role>, Arc<Document>)>,
     target: &Target,
-    question: Question<'_>,
-) -> Result<(), Error> {
-    let refuse = |reason| Err(denied(caller, target, reason));
-    if caller.kind == CallerKind::Root {
-        return refuse(Reason::RootAssumesRole);
+    of_resource: Option<&OfResource>,
+    keys: &Keys,
+) -> Result<(), Refusal> {
+    let is_root = caller.kind == CallerKind::Root;
+    if is_root && target.permission == ASSUME_ROLE {
+        return Err(Refusal::RootAssumesRole);
     }
-    let own = own_decision(caller, applicable, question);
-    if let Err(reason @ (Reason::ExplicitIdentity | Reason::ExplicitSession | Reason::NoSessionPolicy)) = own {
-        return refuse(reason);
+    let resource = target.resource.as_ref().map_or("*", Arn::as_str);
+    let question = Question { action: &target.permission, resource, keys };
+    let place = Place {
+        same_account: target.account().is_none_or(|account| account == caller.account),
+        policy_decides: target.policy_decides || is_about_trust(&target.permission),
+    };
+    let policies = Policies {
+        identity: applicable.identity.as_deref(),
+        boundary: applicable.boundary.as_deref(),
+        session: applicable.session.as_deref(),
+        resource: of_resource.map(|of_resource| (&*of_resource.document, &of_resource.known)),
+    };
+    judge(principal(caller, &applicable.standing), policies, place, question).map_err(Refusal::Policies)
+}
+
+fn principal<'a>(caller: &'a Caller, standing: &'a Standing) -> Principal<'a> {
+    let account = caller.account;
+    match &caller.kind {
+        CallerKind::Root => Principal::Root(account),
+        CallerKind::User { .. } => Principal::User { account, arn: caller.arn.as_str(), id: &caller.user_id },
+        CallerKind::AssumedRole { .. } => Principal::Role {
+            account,
+            arn: standing.principal_arn.as_str(),
+            id: entity_id(caller),
+            session: caller.arn.as_str(),
+        },
+        CallerKind::FederatedUser { .. } => Principal::Federated {
+            account,
+            arn: caller.arn.as_str(),
+            user: standing.user.as_ref().map(|(arn, id)| (arn.as_str(), id.as_str())),
+        },
+        CallerKind::Service { name } => Principal::Service(name),
+        CallerKind::Anonymous => Principal::Anonymous,
     }
-    let arn = applicable.standing.principal_arn.as_ref().unwrap_or(&caller.arn);
-    let session = matches!(caller.kind, CallerKind::AssumedRole { .. }).then_some(caller.arn.as_str());
-    let id = caller.user_id.split(':').next().unwrap_or_default();
-    let trust = trust.map_or(Trust::ImplicitDeny, |(role, document)| {
-        // A name that was freed and taken again is not the principal that was trusted.
-        let known = |arn: &str| role.tenant.trusted.get(arn).is_some_and(|trusted| trusted == id);
-        let principal = Principal::Aws {
-            account: caller.account,
-            arn: if known(arn.as_str()) { arn.as_str() } else { "" },
-            session: session.filter(|arn| known(arn)),
-        };
-        decide_trust(document, principal, question)
-    });
-    match (trust, own) {
-        (Trust::ExplicitDeny, _) => refuse(Reason::ExplicitTrust),
-        (Trust::Direct, _) if !is_foreign(caller, target) => Ok(()),
-        (Trust::Direct | Trust::ThroughAccount, Ok(())) => Ok(()),
-        (_, Err(reason)) => refuse(reason),
-        (Trust::ImplicitDeny, Ok(())) => refuse(Reason::NoResourcePolicy),
-    }
+}
+
+/// The words are AWS's.
+fn denied(caller: &Caller, target: &Target, refusal: Refusal) -> Error {
+    let access_denied = |message: String| Error::new(ErrorClass::Denied, "AccessDenied", message);
+    let reason = match refusal {
+        Refusal::RootAssumesRole => {
+            return access_denied("Roles may not be assumed by root accounts.".to_owned());
+        }
+        Refusal::Policies(_) if caller.kind == CallerKind::Anonymous => {
+            return access_denied("Access Denied".to_owned());
+        }
+        Refusal::Policies(reason) => reason,
+    };
+    let noun = |layer| match layer {
+        Layer::Identity => ("an", "identity-based policy"),
+        Layer::Boundary => ("a", "permissions boundary"),
+        Layer::Session => ("a", "session policy"),
+        Layer::Resource => ("a", "resource-based policy"),
+    };
+    let action = &target.permission;
+    let because = match reason {
+        Reason::Explicit(layer) => {
+            let (article, noun) = noun(layer);
+            format!("with an explicit deny in {article} {noun}")
+        }
+        Reason::Missing(layer) => format!("because no {} allows the {action} action", noun(layer).1),
+    };
+    let resource = target.resource.as_ref().map(|arn| format!(" on resource: {arn}")).unwrap_or_default();
+    access_denied(format!("User: {} is not authorized to perform: {action}{resource} {because}", caller.arn))
 }

@@ -94,6 +94,9 @@ pub struct Grants {
     /// Inline policies: name → SHA-256 of the document, in hex.
     #[serde(default)]
     pub inline: BTreeMap<String, InlinePolicy>,
+    /// Id of the managed policy that is its permissions boundary; groups have none.
+    #[serde(default)]
+    pub boundary: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

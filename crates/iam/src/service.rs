@@ -1,9 +1,8 @@
 //! The handle through which requests are authenticated and authorized, by the API server and by object storage alike.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use terroir_action::{Caller, CallerKind};
+use terroir_action::{Caller, CallerKind, Session};
 use terroir_store::{Store, Txn};
 use terroir_types::{AccountId, Arn, Clock, Error, IdSource, Secret, Timestamp};
 
@@ -33,18 +32,6 @@ impl From<terroir_store::StoreError> for AuthenticationError {
     fn from(error: terroir_store::StoreError) -> Self {
         Self::Failed(error.into())
     }
-}
-
-/// What a request's surroundings say to policies.
-#[derive(Debug, Clone, Default)]
-pub struct RequestFacts {
-    pub source_ip: Option<IpAddr>,
-    /// Whether it came over TLS.
-    pub secure: bool,
-    pub now: Timestamp,
-    /// `aws:RequestedRegion`
-    pub region: String,
-    pub user_agent: Option<String>,
 }
 
 /// Credentials of an instance's role.
@@ -143,14 +130,23 @@ impl Iam {
         if self.0.clock.now() >= claims.expires_at {
             return Err(AuthenticationError::ExpiredToken);
         }
-        match claims.whose {
-            Whose::Root => root_caller(txn, claims.account, access_key_id),
-            Whose::User(id) => user_caller(txn, claims.account, &id, access_key_id),
+        let caller = match claims.whose {
+            Whose::Root => root_caller(txn, claims.account, access_key_id)?,
+            Whose::User(id) => user_caller(txn, claims.account, &id, access_key_id)?,
             Whose::Role { id, session } => {
                 let role = by_id::<Role>(txn, claims.account, &id)?.ok_or(AuthenticationError::InvalidToken)?;
-                Ok(role_caller(&role, session, claims.policies, access_key_id))
+                role_caller(&role, session, claims.policies, access_key_id)
             }
-        }
+            Whose::Federated { user, name } => {
+                // It ends with whoever gave it.
+                let giver = match &user {
+                    Some(id) => user_caller(txn, claims.account, id, access_key_id)?,
+                    None => root_caller(txn, claims.account, access_key_id)?,
+                };
+                federated_caller(giver, user, name, claims.policies)
+            }
+        };
+        Ok(Caller { session: Some(Arc::new(claims.session)), ..caller })
     }
 
     /// Whether [`Iam::record_use`] would have nothing to do.
@@ -186,43 +182,19 @@ impl Iam {
         }
     }
 
-    /// A session of a role: the caller has checked that it may begin. `policies` limit it further.
-    pub(crate) fn issue_role_session(
-        &self,
-        role: &Role,
-        session: &str,
-        policies: Vec<String>,
-        duration: Duration,
-    ) -> Result<SessionCredentials, Error> {
-        let whose = Whose::Role { id: role.id.clone(), session: session.to_owned() };
-        self.issue(role.account, whose, policies, duration)
-    }
-
-    /// A session of the caller itself.
-    pub(crate) fn issue_own_session(&self, caller: &Caller, duration: Duration) -> Result<SessionCredentials, Error> {
-        let whose = match &caller.kind {
-            CallerKind::Root => Whose::Root,
-            CallerKind::User { .. } => Whose::User(caller.user_id.clone()),
-            CallerKind::AssumedRole { .. } => {
-                return Err(Error::new(
-                    terroir_types::ErrorClass::Denied,
-                    "AccessDenied",
-                    "Cannot call GetSessionToken with session credentials",
-                ));
-            }
-        };
-        self.issue(caller.account, whose, Vec::new(), duration)
-    }
-
-    fn issue(
+    /// A session, of which the caller has checked that it may begin. `policies` limit it further; the moment of issue is
+    /// set here.
+    pub(crate) fn issue(
         &self,
         account: AccountId,
         whose: Whose,
         policies: Vec<String>,
+        session: Session,
         duration: Duration,
     ) -> Result<SessionCredentials, Error> {
         let now = self.0.clock.now();
-        let claims = Claims { account, whose, issued_at: now, expires_at: now.plus(duration), policies };
+        let session = Session { issued_at: now, ..session };
+        let claims = Claims { account, whose, expires_at: now.plus(duration), policies, session };
         session::issue(&**self.0.store.keys(), &*self.0.ids, &claims)
     }
 
@@ -240,7 +212,9 @@ impl Iam {
         if !self.trusts_service(&role, "ec2.amazonaws.com").await? {
             return Ok(None);
         }
-        let session = self.issue_role_session(&role, instance, Vec::new(), INSTANCE_SESSION)?;
+        let whose = Whose::Role { id: role.id.clone(), session: instance.to_owned() };
+        let session = Session { instance: Some(instance.to_owned()), ..Session::default() };
+        let session = self.issue(account, whose, Vec::new(), session, INSTANCE_SESSION)?;
         Ok(Some(RoleCredentials { role_name: role.name().to_owned(), session }))
     }
 
@@ -274,6 +248,7 @@ fn root_caller(txn: &Txn, account: AccountId, access_key_id: &str) -> Result<Cal
         user_id: account.to_string(),
         access_key_id: access_key_id.to_owned(),
         kind: CallerKind::Root,
+        session: None,
     })
 }
 
@@ -285,6 +260,7 @@ fn user_caller(txn: &Txn, account: AccountId, id: &str, access_key_id: &str) -> 
         user_id: user.id.clone(),
         access_key_id: access_key_id.to_owned(),
         kind: CallerKind::User { name: user.name().to_owned() },
+        session: None,
     })
 }
 
@@ -295,6 +271,16 @@ fn role_caller(role: &Role, session: String, policies: Vec<String>, access_key_i
         user_id: format!("{}:{session}", role.id),
         access_key_id: access_key_id.to_owned(),
         kind: CallerKind::AssumedRole { role: role.name().to_owned(), session, policies },
+        session: None,
+    }
+}
+
+fn federated_caller(giver: Caller, user: Option<String>, name: String, policies: Vec<String>) -> Caller {
+    Caller {
+        arn: Arn::new("sts", "", Some(giver.account), format_args!("federated-user/{name}")),
+        user_id: format!("{}:{name}", giver.account),
+        kind: CallerKind::FederatedUser { user, name, policies },
+        ..giver
     }
 }
 

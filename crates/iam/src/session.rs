@@ -7,6 +7,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
+use terroir_action::Session;
 use terroir_store::KeyRing;
 use terroir_types::{AccountId, Error, IdSource, Secret, Timestamp};
 
@@ -25,13 +26,13 @@ pub(crate) struct Claims {
     pub account: AccountId,
     #[serde(rename = "w")]
     pub whose: Whose,
-    #[serde(rename = "i")]
-    pub issued_at: Timestamp,
     #[serde(rename = "e")]
     pub expires_at: Timestamp,
     /// Documents that further limit the session.
     #[serde(rename = "p", default, skip_serializing_if = "Vec::is_empty")]
     pub policies: Vec<String>,
+    #[serde(flatten)]
+    pub session: Session,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub(crate) enum Whose {
     User(String),
     #[serde(rename = "role")]
     Role { id: String, session: String },
+    /// `user` is the id of who gave the session; none: the root.
+    #[serde(rename = "federated")]
+    Federated { user: Option<String>, name: String },
 }
 
 /// Temporary credentials as a client gets them.
@@ -63,7 +67,7 @@ pub(crate) fn issue(keys: &dyn KeyRing, ids: &dyn IdSource, claims: &Claims) -> 
         secret: secret(keys, &access_key_id),
         token: Secret::new(URL_SAFE_NO_PAD.encode(sealed)),
         access_key_id,
-        issued_at: claims.issued_at,
+        issued_at: claims.session.issued_at,
         expires_at: claims.expires_at,
     })
 }

@@ -11,6 +11,9 @@ pub struct AccountId(u64);
 impl AccountId {
     const LIMIT: u64 = 1_000_000_000_000;
 
+    /// Stands for callers without an account, such as anonymous ones. No tenant has this number.
+    pub const NOBODY: Self = Self(0);
+
     /// `None` unless `number` fits into twelve digits.
     pub const fn from_number(number: u64) -> Option<Self> {
         if number < Self::LIMIT { Some(Self(number)) } else { None }

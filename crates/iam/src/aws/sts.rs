@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use std::time::Duration;
 use terroir_action::{
-    Access, Action, CallerKind, Context, LiveAction, LiveContext, Registry, Request, Response, Target,
+    Access, Action, CallerKind, Context, LiveAction, LiveContext, Registry, Request, Response, Session, Target,
 };
 use terroir_aws_model::sts;
 use terroir_types::{AccountId, Arn, Error};
@@ -12,7 +12,7 @@ use crate::evaluation::{Document, DocumentKind};
 use crate::model::{PolicyDocument, Role};
 use crate::ops::{self, AttachablePolicy};
 use crate::service::{Iam, session_arn};
-use crate::session::SessionCredentials;
+use crate::session::{SessionCredentials, Whose};
 
 pub(super) fn register(registry: &mut Registry, iam: &Iam) {
     registry.add::<GetCallerIdentity>();
@@ -97,7 +97,12 @@ impl LiveAction for GetSessionToken {
         // AWS cuts a root's session to an hour without saying so.
         let longest = if cx.caller.kind == CallerKind::Root { 3_600 } else { 129_600 };
         let secs = duration(request.duration_seconds, 43_200, 900, 129_600)?.min(longest);
-        let session = self.0.issue_own_session(cx.caller, Duration::from_secs(secs.into()))?;
+        let whose = match &cx.caller.kind {
+            CallerKind::User { .. } => Whose::User(cx.caller.user_id.clone()),
+            _ => Whose::Root,
+        };
+        let duration = Duration::from_secs(secs.into());
+        let session = self.0.issue(cx.caller.account, whose, Vec::new(), Session::default(), duration)?;
         Ok(sts::GetSessionTokenResponse { credentials: Some(credentials(&session)) })
     }
 }
@@ -155,7 +160,9 @@ impl LiveAction for AssumeRole {
             return Err(Error::invalid("ValidationError", message));
         }
         let name = &request.role_session_name;
-        let session = self.0.issue_role_session(&role, name, texts, Duration::from_secs(secs.into()))?;
+        let whose = Whose::Role { id: role.id.clone(), session: name.clone() };
+        let duration = Duration::from_secs(secs.into());
+        let session = self.0.issue(role.account, whose, texts, Session::default(), duration)?;
         Ok(sts::AssumeRoleResponse {
             assumed_role_user: Some(sts::AssumedRoleUser {
                 arn: Some(session_arn(&role, name).to_string()),

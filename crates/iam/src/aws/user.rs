@@ -30,7 +30,7 @@ impl Subject {
             (Some(name), _) => Ok(Self::User(name.clone())),
             (None, CallerKind::Root) => Ok(Self::Root),
             (None, CallerKind::User { name }) => Ok(Self::User(name.clone())),
-            (None, CallerKind::AssumedRole { .. }) => {
+            (None, _) => {
                 Err(Error::invalid("ValidationError", "Must specify userName when calling with non-User credentials"))
             }
         }

@@ -3,6 +3,8 @@
 use super::Keys;
 use super::json::Json;
 use super::pattern::{ArnPattern, Pattern, Syntax};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use std::cmp::Ordering;
 use std::net::IpAddr;
@@ -36,6 +38,7 @@ enum Test {
     Number(Comparison, Vec<f64>),
     Date(Comparison, Vec<Timestamp>),
     Bool(Vec<bool>),
+    Binary(Vec<Vec<u8>>),
     Address(Vec<IpNet>),
     /// Whether the key must be absent.
     Null(Vec<bool>),
@@ -88,6 +91,29 @@ impl Condition {
         Ok(Self { quantifier, if_exists, negated, key: key.to_ascii_lowercase(), test })
     }
 
+    /// In lower case.
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether it holds only for requests that have the key with one of certain values.
+    pub(super) fn is_fixed(&self) -> bool {
+        // Without any value, ForAllValues holds too.
+        let must_be_there = !self.if_exists && !self.negated && self.quantifier != Some(Quantifier::All);
+        must_be_there
+            && match &self.test {
+                Test::Text { values, .. } => values.iter().all(Pattern::is_fixed),
+                Test::Arn(values) => values.iter().all(ArnPattern::names_an_account),
+                // Wider ranges are nobody in particular.
+                Test::Address(nets) => nets.iter().all(|net| match net {
+                    IpNet::V4(net) => net.prefix_len() >= 8,
+                    IpNet::V6(net) => net.prefix_len() >= 32,
+                }),
+                Test::Number(Comparison::Equal, _) => true,
+                Test::Number(..) | Test::Date(..) | Test::Bool(_) | Test::Binary(_) | Test::Null(_) => false,
+            }
+    }
+
     pub(super) fn holds(&self, keys: &Keys) -> bool {
         let values = keys.get_lower(&self.key).filter(|values| !values.is_empty());
         if let Test::Null(absent) = &self.test {
@@ -118,13 +144,14 @@ impl Test {
         match self {
             Self::Text { values, fold_case } => values.iter().any(|pattern| pattern.matches(value, keys, *fold_case)),
             Self::Arn(patterns) => patterns.iter().any(|pattern| pattern.matches(value, keys)),
-            Self::Number(comparison, numbers) => value.trim().parse::<f64>().is_ok_and(|value| {
+            Self::Number(comparison, numbers) => number(value).is_some_and(|value| {
                 numbers.iter().any(|number| value.partial_cmp(number).is_some_and(|o| comparison.holds(o)))
             }),
             Self::Date(comparison, dates) => {
                 date(value).is_some_and(|value| dates.iter().any(|date| comparison.holds(value.cmp(date))))
             }
             Self::Bool(wanted) => boolean(value).is_some_and(|value| wanted.contains(&value)),
+            Self::Binary(wanted) => binary(value).is_some_and(|value| wanted.contains(&value)),
             Self::Address(nets) => value
                 .parse::<IpAddr>()
                 .is_ok_and(|address| nets.iter().any(|net| net.contains(&address.to_canonical()))),
@@ -141,13 +168,13 @@ fn parse_test(name: &str, texts: &[String], variables: bool) -> Result<(Test, bo
     };
     if let Some((stem, comparison, negated)) = comparison(name) {
         let test = match stem {
-            "numeric" => Test::Number(comparison, each(texts, "number", |t| t.trim().parse().ok())?),
+            "numeric" => Test::Number(comparison, each(texts, "number", number)?),
             _ => Test::Date(comparison, each(texts, "date", date)?),
         };
         return Ok((test, negated));
     }
     Ok(match name {
-        "stringequals" | "binaryequals" => (Test::Text { values: patterns(false)?, fold_case: false }, false),
+        "stringequals" => (Test::Text { values: patterns(false)?, fold_case: false }, false),
         "stringnotequals" => (Test::Text { values: patterns(false)?, fold_case: false }, true),
         "stringequalsignorecase" => (Test::Text { values: patterns(false)?, fold_case: true }, false),
         "stringnotequalsignorecase" => (Test::Text { values: patterns(false)?, fold_case: true }, true),
@@ -159,6 +186,7 @@ fn parse_test(name: &str, texts: &[String], variables: bool) -> Result<(Test, bo
             (Test::Arn(values.map_err(Some)?), name.starts_with("arnnot"))
         }
         "bool" => (Test::Bool(each(texts, "boolean", boolean)?), false),
+        "binaryequals" => (Test::Binary(each(texts, "base64 text", binary)?), false),
         "null" => (Test::Null(each(texts, "boolean", boolean)?), false),
         "ipaddress" => (Test::Address(each(texts, "IP range", net)?), false),
         "notipaddress" => (Test::Address(each(texts, "IP range", net)?), true),
@@ -185,6 +213,14 @@ fn each<T>(texts: &[String], noun: &str, parse: impl Fn(&str) -> Option<T>) -> R
         .iter()
         .map(|text| parse(text).ok_or_else(|| Some(format!("'{text}' in a Condition is not a {noun}"))))
         .collect()
+}
+
+fn number(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|number: &f64| number.is_finite())
+}
+
+fn binary(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 fn boolean(text: &str) -> Option<bool> {

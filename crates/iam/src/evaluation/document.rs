@@ -12,6 +12,8 @@ pub enum DocumentKind {
     Identity,
     /// A role's trust policy: says who may become the role.
     Trust,
+    /// Attached to a resource: says who may do what with it.
+    Resource,
 }
 
 /// Why a document is refused; the text is for the caller.
@@ -40,6 +42,7 @@ pub(super) struct Statement {
     pub effect: Effect,
     pub principals: Option<Selection<Named>>,
     pub actions: Selection<Pattern>,
+    pub action_texts: Vec<String>,
     /// `None` in a trust policy, whose resource is the role itself.
     pub resources: Option<Selection<ArnPattern>>,
     pub conditions: Vec<Condition>,
@@ -58,7 +61,7 @@ impl<T> Selection<T> {
     }
 }
 
-/// A principal as a trust policy names it.
+/// A principal as the policy of a resource names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Named {
     Everyone,
@@ -68,11 +71,11 @@ pub(super) enum Named {
     Arn(String),
     /// For example `ec2.amazonaws.com`.
     Service(String),
-    /// An identity provider; none exists here, so nobody is this principal.
-    Federated,
+    /// An identity provider, by ARN or name.
+    Federated(String),
 }
 
-/// A principal that a trust policy names and that can be looked up.
+/// A principal that a document names and that can be looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamedPrincipal<'a> {
     Account(AccountId),
@@ -120,15 +123,26 @@ impl Document {
         named.flat_map(|selection| &selection.values).filter_map(|named| match named {
             Named::Account(account) => Some(NamedPrincipal::Account(*account)),
             Named::Arn(arn) => Some(NamedPrincipal::Arn(arn)),
-            Named::Everyone | Named::Service(_) | Named::Federated => None,
+            Named::Everyone | Named::Service(_) | Named::Federated(_) => None,
         })
+    }
+
+    /// Every action of the document, as it was written.
+    pub fn actions(&self) -> impl Iterator<Item = &str> {
+        self.statements.iter().flat_map(|statement| &statement.action_texts).map(String::as_str)
+    }
+
+    /// Every resource of the document, as it was written.
+    pub fn resources(&self) -> impl Iterator<Item = &str> {
+        let all = self.statements.iter().filter_map(|statement| statement.resources.as_ref());
+        all.flat_map(|selection| &selection.values).map(ArnPattern::text)
     }
 }
 
 fn statement(json: &Json, kind: DocumentKind, variables: bool, sids: &mut Vec<String>) -> Result<Statement, Malformed> {
     let Json::Object(members) = json else { return malformed("Syntax errors in policy.") };
     let (mut effect, mut principals, mut actions, mut resources) = (None, None, None, None);
-    let mut conditions = Vec::new();
+    let (mut conditions, mut action_texts) = (Vec::new(), Vec::new());
     for (name, value) in members {
         match name.as_str() {
             "Sid" => sid(value, sids)?,
@@ -140,7 +154,9 @@ fn statement(json: &Json, kind: DocumentKind, variables: bool, sids: &mut Vec<St
                 });
             }
             "Action" | "NotAction" => {
-                let values = texts(value)?.iter().map(|text| action(text)).collect::<Result<_, _>>()?;
+                let written = texts(value)?;
+                action_texts.extend(written.iter().map(|text| (*text).to_owned()));
+                let values = written.iter().map(|text| action(text)).collect::<Result<_, _>>()?;
                 set(&mut actions, Selection { inverted: name == "NotAction", values })?;
             }
             "Resource" | "NotResource" => {
@@ -154,7 +170,8 @@ fn statement(json: &Json, kind: DocumentKind, variables: bool, sids: &mut Vec<St
             _ => return malformed("Syntax errors in policy."),
         }
     }
-    let (Some(effect), Some(actions)) = (effect, actions) else { return malformed("Syntax errors in policy.") };
+    let Some(effect) = effect else { return malformed("Syntax errors in policy.") };
+    let Some(actions) = actions else { return malformed("Policy statement must contain actions.") };
     match kind {
         DocumentKind::Identity if principals.is_some() => {
             return malformed("Policy document should not specify a principal.");
@@ -162,18 +179,22 @@ fn statement(json: &Json, kind: DocumentKind, variables: bool, sids: &mut Vec<St
         DocumentKind::Identity if resources.is_none() => {
             return malformed("Policy statement must contain resources.");
         }
+        DocumentKind::Identity => {}
         DocumentKind::Trust if resources.is_some() => return malformed("Has prohibited field Resource"),
-        DocumentKind::Trust => match &principals {
-            None => return malformed("Missing required field Principal"),
+        DocumentKind::Resource if resources.is_none() => return malformed("Missing required field Resource"),
+        DocumentKind::Trust | DocumentKind::Resource if principals.is_none() => {
+            return malformed("Missing required field Principal");
+        }
+        DocumentKind::Resource => {}
+        DocumentKind::Trust => {
             // NotPrincipal with Allow would let in everybody else, people without an account included.
-            Some(principals) if principals.inverted && effect == Effect::Allow => {
+            if principals.as_ref().is_some_and(|principals| principals.inverted) && effect == Effect::Allow {
                 return malformed("Allow with NotPrincipal is not allowed.");
             }
-            Some(_) => sts_only(members)?,
-        },
-        DocumentKind::Identity => {}
+            sts_only(members)?;
+        }
     }
-    Ok(Statement { effect, principals, actions, resources, conditions })
+    Ok(Statement { effect, principals, actions, action_texts, resources, conditions })
 }
 
 fn set<T>(place: &mut Option<T>, value: T) -> Result<(), Malformed> {
@@ -260,7 +281,7 @@ fn principal(json: &Json) -> Result<Vec<Named>, Malformed> {
             named.push(match kind.as_str() {
                 "AWS" => aws_principal(text)?,
                 "Service" => Named::Service(text.to_ascii_lowercase()),
-                "Federated" | "CanonicalUser" => Named::Federated,
+                "Federated" => Named::Federated(text.to_owned()),
                 _ => return malformed(format!("Invalid principal in policy: \"{kind}\":\"{text}\"")),
             });
         }
@@ -280,7 +301,8 @@ fn aws_principal(text: &str) -> Result<Named, Malformed> {
         && let Ok(account) = account.parse()
         && !resource.contains(['*', '?'])
     {
-        let known = ["user/", "role/", "assumed-role/"].iter().any(|prefix| resource.starts_with(prefix));
+        let known =
+            ["user/", "role/", "assumed-role/", "federated-user/"].iter().any(|prefix| resource.starts_with(prefix));
         match *resource {
             "root" => return Ok(Named::Account(account)),
             _ if known => return Ok(Named::Arn(text.to_owned())),

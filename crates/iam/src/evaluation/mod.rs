@@ -1,21 +1,27 @@
 //! Policy documents and what they decide. Pure: no store, no clock, no I/O.
 //!
 //! A document is parsed and checked once ([`Document::parse`]); a decision is then a walk over its statements:
-//! an explicit deny anywhere wins, else an allow, else nothing is allowed. The grammar and the meaning of each operator
-//! follow AWS's "IAM JSON policy elements reference" and "Policy evaluation logic".
+//! an explicit deny anywhere wins, else an allow, else nothing is allowed. [`judge`] is the whole decision, over the
+//! policies of the caller and of the resource. The grammar and the meaning of each operator follow AWS's "IAM JSON policy
+//! elements reference" and "Policy evaluation logic".
 
 mod condition;
 mod decide;
 mod document;
 mod json;
 mod pattern;
+mod public;
 
+#[cfg(test)]
+mod judge_tests;
 #[cfg(test)]
 mod naive;
 #[cfg(test)]
 mod tests;
 
-pub use decide::{Decision, Principal, Question, Trust, decide, decide_trust};
+pub use decide::{
+    Decision, Layer, Opinion, Place, Policies, Principal, Question, Reach, Reason, decide, decide_resource, judge,
+};
 pub use document::{Document, DocumentKind, Malformed, NamedPrincipal};
 
 use std::collections::BTreeMap;

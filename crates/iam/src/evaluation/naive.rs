@@ -1,11 +1,130 @@
 //! A second evaluator, written straight from AWS's prose over plain JSON, to compare with.
 
+use base64::Engine as _;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use terroir_types::Timestamp;
 
 use super::Decision;
+
+/// Who asks: `own` is the ARN or name that stands for it alone, `behind` the role of a session or the user who gave it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Who {
+    pub kind: &'static str,
+    pub account: &'static str,
+    pub own: &'static str,
+    pub behind: Option<&'static str>,
+}
+
+/// Every policy that has to do with a request; `None` where there is none that could limit it.
+#[derive(Debug, Clone)]
+pub(super) struct Everything {
+    pub identity: Vec<Value>,
+    pub boundary: Option<Value>,
+    pub session: Option<Vec<Value>>,
+    pub resource: Option<Value>,
+}
+
+/// The flow chart of "Policy evaluation logic", with the effects of each kind of principal from "Policy evaluation for
+/// requests within a single account".
+pub(super) fn may(
+    who: Who,
+    all: &Everything,
+    same_account: bool,
+    policy_decides: bool,
+    (action, resource, keys): (&str, &str, &PlainKeys),
+) -> bool {
+    let says = |documents: &[Value]| decide(documents, action, resource, keys);
+    let has_own_policies = !["root", "service", "web", "anonymous"].contains(&who.kind);
+    let identity = if has_own_policies { says(&all.identity) } else { Decision::Allow };
+    let boundary = all.boundary.as_ref().map(|document| says(std::slice::from_ref(document)));
+    let sessions: Option<Vec<Decision>> =
+        all.session.as_ref().map(|list| list.iter().map(|document| says(std::slice::from_ref(document))).collect());
+
+    // 1. An explicit deny in any policy that applies.
+    let mut own_decisions = vec![identity];
+    own_decisions.extend(boundary);
+    own_decisions.extend(sessions.iter().flatten());
+    if own_decisions.contains(&Decision::ExplicitDeny) {
+        return false;
+    }
+    let applying: Vec<Value> = match &all.resource {
+        None => Vec::new(),
+        Some(document) => items(&document["Statement"])
+            .into_iter()
+            .filter(|statement| applies(statement, action, resource, keys, document["Version"] == "2012-10-17"))
+            .collect(),
+    };
+    let mut granted = Vec::new();
+    for statement in &applying {
+        let deny = statement["Effect"] == "Deny";
+        let meant = meant(statement, who);
+        if deny && !meant.is_empty() {
+            return false;
+        }
+        granted.extend(meant);
+    }
+
+    // 2. Who has no account has nothing but the resource's policy.
+    let itself = granted.contains(&"itself");
+    if ["service", "web", "anonymous"].contains(&who.kind) {
+        return itself;
+    }
+    // 3. Boundary and session policies limit what identity policies, and grants to the role, allow.
+    let within_limits = boundary != Some(Decision::ImplicitDeny)
+        && sessions.is_none_or(|list| !list.is_empty() && !list.contains(&Decision::ImplicitDeny));
+    let by_identity = identity == Decision::Allow && within_limits;
+    if !same_account {
+        return by_identity && !granted.is_empty();
+    }
+    itself
+        || (granted.contains(&"behind") && within_limits)
+        || (by_identity && (!policy_decides || !granted.is_empty()))
+}
+
+/// As what a statement of a resource's policy means this principal.
+fn meant(statement: &Value, who: Who) -> Vec<&'static str> {
+    let element = if statement["NotPrincipal"].is_null() { "Principal" } else { "NotPrincipal" };
+    let mut listed = Vec::new();
+    match &statement[element] {
+        Value::String(star) => listed.push(("AWS".to_owned(), star.clone())),
+        Value::Object(kinds) => {
+            for (kind, values) in kinds {
+                listed.extend(texts(values).into_iter().map(|value| (kind.clone(), value)));
+            }
+        }
+        other => panic!("no principals: {other}"),
+    }
+    let has = |kind: &str, value: &str| listed.iter().any(|(k, v)| k == kind && v == value);
+    let own_kind = match who.kind {
+        "service" => "Service",
+        "web" => "Federated",
+        _ => "AWS",
+    };
+    let everyone = has("AWS", "*");
+    let account = has("AWS", who.account) || has("AWS", &format!("arn:aws:iam::{}:root", who.account));
+    let mut names = Vec::new();
+    if has(own_kind, who.own) || (who.kind == "root" && account) || (everyone && who.kind != "web") {
+        names.push("itself");
+    }
+    if who.behind.is_some_and(|behind| has("AWS", behind)) {
+        names.push("behind");
+    }
+    if account && who.kind != "root" || (everyone && who.kind == "web") {
+        names.push("account");
+    }
+    if element == "Principal" {
+        return names;
+    }
+    // "NotPrincipal" with Deny spares those who are listed themselves; with Allow it leaves out whoever is listed at all.
+    let left_out = if statement["Effect"] == "Deny" { names.contains(&"itself") } else { !names.is_empty() };
+    match (left_out, who.kind) {
+        (true, _) => Vec::new(),
+        (false, "web") => vec!["account"],
+        (false, _) => vec!["itself"],
+    }
+}
 
 pub(super) type PlainKeys = BTreeMap<String, Vec<String>>;
 
@@ -166,6 +285,10 @@ fn one_value(operator: &str, value: &str, wanted: &str, keys: &PlainKeys, variab
         "StringEqualsIgnoreCase" => filled().is_some_and(|w| literal(&w).eq_ignore_ascii_case(&literal(value))),
         "StringLike" => filled().is_some_and(|w| glob(&w, &literal(value))),
         "ArnEquals" | "ArnLike" => arn(wanted, value, keys, variables),
+        "BinaryEquals" => {
+            let bytes = |text: &str| base64::engine::general_purpose::STANDARD.decode(text).ok();
+            bytes(value).is_some_and(|value| Some(value) == bytes(wanted))
+        }
         "Bool" => value.parse::<bool>().is_ok_and(|v| v.to_string() == wanted.to_lowercase()),
         "IpAddress" => value.parse::<IpAddr>().is_ok_and(|v| in_range(v, wanted)),
         _ if operator.starts_with("Numeric") => {

@@ -57,6 +57,11 @@ impl Pattern {
         Ok(Self(pieces))
     }
 
+    /// Whether the text is this pattern's and nothing else's.
+    pub(super) fn is_fixed(&self) -> bool {
+        self.0.iter().all(|piece| matches!(piece, Piece::Literal(_)))
+    }
+
     /// The pattern cut at its first `limit - 1` literal characters `separator`.
     pub(super) fn split(&self, separator: char, limit: usize) -> Vec<Self> {
         self.0.splitn(limit, |piece| *piece == Piece::Literal(separator)).map(|part| Self(part.to_vec())).collect()
@@ -143,21 +148,40 @@ fn glob(pattern: &[Glyph], text: &[char]) -> bool {
 /// An ARN with wildcards. Its first five parts match part by part, so that `*` in one does not reach into the next;
 /// a pattern with fewer parts (`*`, `arn:aws:s3*`) is matched against the whole text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ArnPattern(Vec<Pattern>);
+pub(super) struct ArnPattern {
+    parts: Vec<Pattern>,
+    /// As it was written.
+    text: String,
+}
 
 impl ArnPattern {
     pub(super) fn parse(text: &str, syntax: Syntax) -> Result<Self, String> {
         let whole = Pattern::parse(text, syntax)?;
         let parts = whole.split(':', 6);
-        Ok(Self(if parts.len() == 6 { parts } else { vec![whole] }))
+        let parts = if parts.len() == 6 { parts } else { vec![whole] };
+        Ok(Self { parts, text: text.to_owned() })
+    }
+
+    /// Whether it can match ARNs of one account, or of one bucket, only.
+    pub(super) fn names_an_account(&self) -> bool {
+        match self.parts.as_slice() {
+            [_, _, service, _, account, resource] => {
+                service.is_fixed() && account.is_fixed() && (!account.0.is_empty() || resource.is_fixed())
+            }
+            _ => false,
+        }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
     }
 
     pub(super) fn matches(&self, arn: &str, keys: &Keys) -> bool {
-        if let [whole] = self.0.as_slice() {
+        if let [whole] = self.parts.as_slice() {
             return whole.matches(arn, keys, false);
         }
         let parts: Vec<&str> = arn.splitn(6, ':').collect();
-        parts.len() == self.0.len()
-            && self.0.iter().zip(parts).all(|(pattern, part)| pattern.matches(part, keys, false))
+        parts.len() == self.parts.len()
+            && self.parts.iter().zip(parts).all(|(pattern, part)| pattern.matches(part, keys, false))
     }
 }

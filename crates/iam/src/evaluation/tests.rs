@@ -3,7 +3,6 @@ use super::*;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
-use terroir_types::AccountId;
 
 fn keys(pairs: &[(&str, &[&str])]) -> Keys {
     let mut keys = Keys::default();
@@ -190,6 +189,8 @@ fn malformed_documents_are_refused() {
         statement(&format!(r#"{ok},"Condition":{{"IpAddress":{{"aws:SourceIp":"10.0.0.0/33"}}}}"#)),
         statement(&format!(r#"{ok},"Condition":{{"DateLessThan":{{"aws:CurrentTime":"tomorrow"}}}}"#)),
         statement(&format!(r#"{ok},"Condition":{{"Bool":{{"aws:SecureTransport":"maybe"}}}}"#)),
+        statement(&format!(r#"{ok},"Condition":{{"NumericEquals":{{"s3:max-keys":"inf"}}}}"#)),
+        statement(&format!(r#"{ok},"Condition":{{"BinaryEquals":{{"a:b":"not base64"}}}}"#)),
         statement(&format!(r#"{ok},"Extra":1"#)),
         format!(r#"{{"Version":"2012-10-17","Statement":[{{"Sid":"a",{ok}}},{{"Sid":"a",{ok}}}]}}"#),
     ];
@@ -212,56 +213,20 @@ fn malformed_documents_are_refused() {
     for text in trust {
         assert!(Document::parse(&text, DocumentKind::Trust).is_err(), "{text}");
     }
-}
-
-#[test]
-fn whom_a_role_trusts() {
-    let account = AccountId::from_number(123_456_789_012).unwrap();
-    let user = Principal::Aws { account, arn: "arn:aws:iam::123456789012:user/ann", session: None };
-    let session = Principal::Aws {
-        account,
-        arn: "arn:aws:iam::123456789012:role/r",
-        session: Some("arn:aws:sts::123456789012:assumed-role/r/s"),
-    };
-    let ec2 = Principal::Service("ec2.amazonaws.com");
-    let rows = [
-        (r#"{"AWS":"123456789012"}"#, user, Trust::ThroughAccount),
-        (r#"{"AWS":"arn:aws:iam::123456789012:root"}"#, session, Trust::ThroughAccount),
-        (r#"{"AWS":"210987654321"}"#, user, Trust::ImplicitDeny),
-        (r#"{"AWS":["210987654321","arn:aws:iam::123456789012:user/ann"]}"#, user, Trust::Direct),
-        (r#"{"AWS":"arn:aws:iam::123456789012:user/bob"}"#, user, Trust::ImplicitDeny),
-        (r#"{"AWS":"arn:aws:iam::123456789012:role/r"}"#, session, Trust::Direct),
-        (r#"{"AWS":"arn:aws:sts::123456789012:assumed-role/r/s"}"#, session, Trust::Direct),
-        (r#"{"AWS":"arn:aws:sts::123456789012:assumed-role/r/other"}"#, session, Trust::ImplicitDeny),
-        (r#""*""#, user, Trust::Direct),
-        (r#"{"Service":"ec2.amazonaws.com"}"#, ec2, Trust::Direct),
-        (r#"{"Service":"lambda.amazonaws.com"}"#, ec2, Trust::ImplicitDeny),
-        (r#"{"Service":"ec2.amazonaws.com"}"#, user, Trust::ImplicitDeny),
-        (r#"{"Federated":"accounts.google.com"}"#, user, Trust::ImplicitDeny),
-    ];
-    let keys = keys(&[("sts:ExternalId", &["7"])]);
-    let ask = |statements: &str, principal| {
-        let text = format!(r#"{{"Version":"2012-10-17","Statement":[{statements}]}}"#);
-        let document = Document::parse(&text, DocumentKind::Trust).unwrap();
-        let question = Question { action: "sts:AssumeRole", resource: "arn:aws:iam::123456789012:role/r", keys: &keys };
-        decide_trust(&document, principal, question)
-    };
-    let statement = |effect: &str, principal: &str, rest: &str| {
-        format!(r#"{{"Effect":"{effect}","Action":"sts:AssumeRole","Principal":{principal}{rest}}}"#)
-    };
-    for (principal, who, expected) in rows {
-        assert_eq!(ask(&statement("Allow", principal, ""), who), expected, "{principal} and {who:?}");
-        let external = r#","Condition":{"StringEquals":{"sts:ExternalId":"8"}}"#;
-        assert_eq!(ask(&statement("Allow", principal, external), who), Trust::ImplicitDeny, "wrong external id");
+    let get = r#""Effect":"Allow","Action":"s3:GetObject""#;
+    let resource = r#""Resource":"arn:aws:s3:::b/*""#;
+    assert!(Document::parse(&statement(&format!("{get},{principal},{resource}")), DocumentKind::Resource).is_ok());
+    for text in [
+        statement(&format!("{get},{resource}")),
+        statement(&format!("{get},{principal}")),
+        statement(&format!(r#"{get},{resource},"Principal":{{"CanonicalUser":"0123"}}"#)),
+        statement(&format!(r#"{get},{resource},"Principal":{{"AWS":"123456789012"}},"NotPrincipal":"*""#)),
+    ] {
+        assert!(Document::parse(&text, DocumentKind::Resource).is_err(), "{text}");
     }
-    let except =
-        r#"{"Effect":"Deny","Action":"sts:AssumeRole","NotPrincipal":{"AWS":"arn:aws:iam::123456789012:user/ann"}}"#;
-    let allow = statement("Allow", r#""*""#, "");
-    assert_eq!(ask(&format!("{allow},{except}"), user), Trust::Direct);
-    assert_eq!(ask(&format!("{allow},{except}"), session), Trust::ExplicitDeny);
 }
 
-fn some(of: &'static [&'static str], at_most: usize) -> impl Strategy<Value = Vec<&'static str>> {
+pub(super) fn some(of: &'static [&'static str], at_most: usize) -> impl Strategy<Value = Vec<&'static str>> {
     subsequence(of, 1..=at_most)
 }
 
@@ -298,9 +263,10 @@ fn operator() -> impl Strategy<Value = (String, Vec<&'static str>)> {
         some(NUMBERS, 2),
     );
     let dates = (names(&["DateEquals", "DateNotEquals", "DateLessThan", "DateGreaterThanEquals"]), some(DATES, 2));
+    let bytes = (names(&["BinaryEquals"]), some(&["YW5u", "AA==", ""], 2));
     let flags = (names(&["Bool"]), some(&["true", "false"], 2));
     let nets = (names(&["IpAddress", "NotIpAddress"]), some(NETS, 2));
-    let base = prop_oneof![text, arns, numbers, dates, flags, nets];
+    let base = prop_oneof![text, arns, numbers, dates, bytes, flags, nets];
     let variant = (base, select(&["", "ForAllValues:", "ForAnyValue:"][..]), select(&["", "IfExists"][..]))
         .prop_map(|((name, values), set, suffix)| (format!("{set}{name}{suffix}"), values));
     prop_oneof![9 => variant, 1 => some(&["true", "false"], 2).prop_map(|values| ("Null".to_owned(), values))]
@@ -309,7 +275,7 @@ fn operator() -> impl Strategy<Value = (String, Vec<&'static str>)> {
 const KEY_NAMES: &[&str] =
     &["aws:username", "aws:userid", "aws:SourceIp", "aws:CurrentTime", "s3:max-keys", "aws:TagKeys"];
 
-fn statement() -> impl Strategy<Value = Value> {
+pub(super) fn statement() -> impl Strategy<Value = Value> {
     const ACTIONS: &[&str] =
         &["*", "ec2:*", "ec2:Run*", "EC2:stopinstances", "s3:Get?bject", "s3:*Object*", "iam:GetUser"];
     const RESOURCES: &[&str] = &[
@@ -341,12 +307,12 @@ fn statement() -> impl Strategy<Value = Value> {
         })
 }
 
-fn document() -> impl Strategy<Value = Value> {
+pub(super) fn document() -> impl Strategy<Value = Value> {
     (select(&["2012-10-17", "2008-10-17"][..]), prop::collection::vec(statement(), 1..4))
         .prop_map(|(version, statements)| json!({ "Version": version, "Statement": statements }))
 }
 
-fn request_keys() -> impl Strategy<Value = PlainKeys> {
+pub(super) fn request_keys() -> impl Strategy<Value = PlainKeys> {
     const VALUES: &[&str] = &[
         "ann",
         "ANN",
@@ -369,6 +335,8 @@ fn request_keys() -> impl Strategy<Value = PlainKeys> {
         "arn:aws:iam::1:user/ann",
         "arn:aws:iam::1:role/r",
         "${aws:username}",
+        "YW5u",
+        "AA==",
     ];
     let values = prop::collection::vec(select(VALUES).prop_map(str::to_owned), 0..3);
     prop::collection::btree_map(select(KEY_NAMES).prop_map(str::to_lowercase), values, 0..6)

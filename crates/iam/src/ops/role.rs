@@ -4,10 +4,11 @@ use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, IdSource, Timestamp};
 
 use super::policy::{check_document, document_size, put_document};
+use super::resource::named_principals;
 use super::{About, delete_conflict};
-use crate::evaluation::{DocumentKind, NamedPrincipal};
-use crate::model::{InstanceProfile, PolicyDocument, Role, RoleProfile, RoleTenant, User};
-use crate::names::{Entity, by_id, exceeds, find, id_of, insert, remove, unique_id};
+use crate::evaluation::DocumentKind;
+use crate::model::{InstanceProfile, PolicyDocument, Role, RoleProfile, RoleTenant};
+use crate::names::{Entity, by_id, exceeds, find, insert, remove, unique_id};
 
 const TRUST_LIMIT: u32 = 2_048;
 const DEFAULT_SESSION_SECS: u32 = 3_600;
@@ -61,41 +62,11 @@ fn check_trust(txn: &Txn, text: &str) -> Result<BTreeMap<String, String>, Error>
     if document_size(text) > TRUST_LIMIT {
         return Err(exceeds("ACLSizePerRole", i64::from(TRUST_LIMIT)));
     }
-    let mut trusted = BTreeMap::new();
-    for principal in document.principals() {
-        match principal {
-            NamedPrincipal::Account(account) if super::account(txn, account)?.is_some() => {}
-            NamedPrincipal::Account(account) => return Err(invalid_principal(&account.to_string())),
-            NamedPrincipal::Arn(arn) => {
-                let id = principal_id(txn, arn)?.ok_or_else(|| invalid_principal(arn))?;
-                trusted.insert(arn.to_owned(), id);
-            }
-        }
-    }
-    Ok(trusted)
+    named_principals(txn, &document)?.map_err(|text| invalid_principal(&text))
 }
 
 fn invalid_principal(text: &str) -> Error {
     Error::invalid("MalformedPolicyDocument", format!("Invalid principal in policy: \"AWS\":\"{text}\""))
-}
-
-/// The id of the user or role of an ARN; of a session's ARN, its role's.
-fn principal_id(txn: &Txn, text: &str) -> Result<Option<String>, Error> {
-    fn id<T: Entity>(txn: &Txn, account: AccountId, name: &str, wanted: &Arn) -> Result<Option<String>, Error> {
-        let Some(id) = id_of::<T>(txn, account, name)? else { return Ok(None) };
-        let entity = by_id::<T>(txn, account, &id)?;
-        Ok(entity.filter(|entity| entity.arn() == *wanted).map(|entity| entity.id().to_owned()))
-    }
-    let Ok(arn) = Arn::parse(text) else { return Ok(None) };
-    let Some(account) = arn.account() else { return Ok(None) };
-    let mut parts = arn.resource().split('/');
-    let (kind, second, last) = (parts.next(), parts.next(), arn.resource().rsplit('/').next());
-    match (arn.service(), kind, second, last) {
-        ("iam", Some("user"), _, Some(name)) => id::<User>(txn, account, name, &arn),
-        ("iam", Some("role"), _, Some(name)) => id::<Role>(txn, account, name, &arn),
-        ("sts", Some("assumed-role"), Some(role), Some(_)) => id_of::<Role>(txn, account, role),
-        _ => Ok(None),
-    }
 }
 
 /// Errors: `NoSuchEntity`, `MalformedPolicyDocument`, `LimitExceeded`.

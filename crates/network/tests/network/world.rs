@@ -65,6 +65,7 @@ impl World {
             user_id: number.to_string(),
             access_key_id: "AKIA".to_owned(),
             kind: CallerKind::Root,
+            session: None,
         };
         let tick = i64::try_from(self.clock.fetch_add(1, Ordering::Relaxed)).unwrap();
         let now = Timestamp::from_secs(1_800_000_000 + tick);
