@@ -55,8 +55,23 @@ const PERMISSIONS: &[(&str, On, &[&str])] = &[
     ("GetBucketEncryption", On::Bucket, &["s3:GetEncryptionConfiguration"]),
     ("PutBucketEncryption", On::Bucket, &["s3:PutEncryptionConfiguration"]),
     ("GetBucketReplication", On::Bucket, &["s3:GetReplicationConfiguration"]),
+    ("DeleteBucketEncryption", On::Bucket, &["s3:PutEncryptionConfiguration"]),
+    ("PutBucketReplication", On::Bucket, &["s3:PutReplicationConfiguration"]),
+    ("DeleteBucketReplication", On::Bucket, &["s3:PutReplicationConfiguration"]),
     ("GetObjectLockConfiguration", On::Bucket, &["s3:GetBucketObjectLockConfiguration"]),
+    ("PutObjectLockConfiguration", On::Bucket, &["s3:PutBucketObjectLockConfiguration"]),
     ("GetPublicAccessBlock", On::Bucket, &["s3:GetBucketPublicAccessBlock"]),
+    ("PutPublicAccessBlock", On::Bucket, &["s3:PutBucketPublicAccessBlock"]),
+    ("DeletePublicAccessBlock", On::Bucket, &["s3:PutBucketPublicAccessBlock"]),
+    ("DeleteBucketOwnershipControls", On::Bucket, &["s3:PutBucketOwnershipControls"]),
+    ("GetBucketCors", On::Bucket, &["s3:GetBucketCORS"]),
+    ("PutBucketCors", On::Bucket, &["s3:PutBucketCORS"]),
+    ("DeleteBucketCors", On::Bucket, &["s3:PutBucketCORS"]),
+    ("DeleteBucketTagging", On::Bucket, &["s3:PutBucketTagging"]),
+    ("GetBucketNotificationConfiguration", On::Bucket, &["s3:GetBucketNotification"]),
+    ("PutBucketNotificationConfiguration", On::Bucket, &["s3:PutBucketNotification"]),
+    ("GetBucketAccelerateConfiguration", On::Bucket, &["s3:GetAccelerateConfiguration"]),
+    ("PutBucketAccelerateConfiguration", On::Bucket, &["s3:PutAccelerateConfiguration"]),
 ];
 
 /// A bucket that the request names, found and the caller's own.

@@ -1,5 +1,6 @@
 //! The S3 API.
 
+mod absent;
 mod access;
 mod body;
 mod bucket;

@@ -3,6 +3,7 @@
 mod authentication;
 mod bodies;
 mod checksums;
+mod configuration;
 mod crash;
 mod harness;
 mod listing;
