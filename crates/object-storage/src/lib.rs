@@ -8,6 +8,7 @@ pub mod budget;
 pub mod checksum;
 pub mod model;
 pub mod ops;
+pub mod settings;
 
 mod aws;
 

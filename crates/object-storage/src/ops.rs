@@ -84,6 +84,7 @@ pub fn delete_bucket(txn: &mut Txn, name: &str, id: BucketId) -> Result<bool, Er
     let Some(bucket) = txn.get::<Bucket>(&key)?.filter(|bucket| bucket.id == id) else { return Ok(false) };
     txn.delete(&key);
     txn.delete(&OwnedBucket::key(bucket.account, id));
+    crate::settings::remove_all(txn, id)?;
     terroir_resources::unregister(txn, bucket.account, &bucket.resource_id())?;
     add_to_count(txn, bucket.account, COUNT, -1, BUCKETS_PER_ACCOUNT, || Error::internal("a shrinking count"))?;
     Ok(true)

@@ -31,6 +31,11 @@ impl BucketId {
         Self(if number == 0 { 1 } else { number })
     }
 
+    /// As [`std::fmt::Display`] writes it.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Self)
+    }
+
     pub(crate) const fn from_row(number: i64) -> Self {
         Self(number.cast_unsigned())
     }
