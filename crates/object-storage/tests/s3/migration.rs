@@ -115,7 +115,7 @@ fn migrating_process() {
 
 #[test]
 fn a_kill_at_any_time_is_made_good() {
-    let rounds = if std::env::var_os("TERROIR_FULL").is_some() { 200 } else { 20 };
+    let rounds = if std::env::var_os("TERROIR_FULL").is_some() { 200 } else { 10 };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (mut before, mut after) = (0, 0);
     for _ in 0..rounds {
