@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use terroir_block_storage::aws::{ObjectFacts, ObjectSource};
 use terroir_block_storage::ops::BlobSource;
 use terroir_compute::gateway::BlobStore;
-use terroir_object_storage::backend::{BoxError, BucketId, ObjectBackend, OpenObject, Place, Put, WriteCondition};
+use terroir_object_storage::backend::{BoxError, BucketId, Delete, ObjectBackend, OpenObject, Place, Put};
 use terroir_store::Store;
 use terroir_types::{AccountId, Error};
 use tokio::io::AsyncRead;
@@ -69,7 +69,7 @@ impl Blobs {
     }
 
     pub async fn remove(&self, name: &str) -> Result<(), Error> {
-        self.backend.delete(&system(name), WriteCondition::Always).await?;
+        self.backend.delete(&system(name), Delete::default()).await?;
         Ok(())
     }
 
@@ -78,7 +78,7 @@ impl Blobs {
             BlobSource::Stored { name } => system(name),
             BlobSource::Object { account, object } => self.place(*account, &object.bucket, &object.key).await?,
         };
-        let found = self.backend.open(&place).await?;
+        let found = self.backend.open(&place, None).await?.found();
         found.ok_or_else(|| Error::not_found("NoSuchKey", format!("{} is not there", place.key)))
     }
 
@@ -106,7 +106,7 @@ impl BlobStore for Blobs {
 impl ObjectSource for Blobs {
     async fn stat(&self, account: AccountId, bucket: &str, key: &str) -> Result<ObjectFacts, Error> {
         let place = self.place(account, bucket, key).await?;
-        let found = self.backend.open(&place).await?;
+        let found = self.backend.open(&place, None).await?.found();
         let object = found.ok_or_else(|| {
             Error::not_found("NoSuchKey", format!("The specified key does not exist: {bucket}/{key}"))
         })?;

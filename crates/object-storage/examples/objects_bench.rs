@@ -22,7 +22,7 @@ async fn put(backend: &LocalBackend, key: String, data: Bytes) -> Result<(), Fai
 
 async fn get(backend: &LocalBackend, key: String) -> Result<(), Failure> {
     let place = Place::new(BucketId::from_random(1), key);
-    let mut stream = backend.open(&place).await?.ok_or("the object is not there")?.stream_all();
+    let mut stream = backend.open(&place, None).await?.found().ok_or("the object is not there")?.stream_all();
     while let Some(piece) = stream.next().await {
         piece?;
     }

@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod model;
 pub mod ops;
 pub mod settings;
+pub mod versioning;
 
 mod aws;
 

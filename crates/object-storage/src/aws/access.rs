@@ -142,6 +142,7 @@ fn targets(operation: &str, cx: &S3AccessContext<'_>) -> Result<Vec<Target>, S3E
     };
     let target = |permission: &&str| Target { resource: resource.clone(), ..Target::any(*permission) };
     let mut targets: Vec<Target> = permissions.iter().map(target).collect();
+    super::versions::name_version(&mut targets, cx.uri());
     for target in &mut targets {
         add_keys(target, operation, cx);
     }
@@ -151,7 +152,9 @@ fn targets(operation: &str, cx: &S3AccessContext<'_>) -> Result<Vec<Target>, S3E
     }
     if matches!(operation, "CopyObject" | "UploadPartCopy") {
         let (bucket, key) = copy_source(headers)?;
-        targets.push(Target::on("s3:GetObject", Arn::s3(format_args!("{bucket}/{key}"))));
+        let mut source = [Target::on("s3:GetObject", Arn::s3(format_args!("{bucket}/{key}")))];
+        super::versions::name_source_version(&mut source, headers);
+        targets.extend(source);
     }
     Ok(targets)
 }
@@ -161,13 +164,20 @@ fn add_keys(target: &mut Target, operation: &str, cx: &S3AccessContext<'_>) {
     if !operation.starts_with("List") || cx.s3_path().as_bucket().is_none() {
         return;
     }
-    for pair in cx.uri().query().unwrap_or_default().split('&') {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if matches!(name, "prefix" | "delimiter" | "max-keys") {
-            let value = percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned();
+    for (name, value) in query_pairs(cx.uri()) {
+        if matches!(&*name, "prefix" | "delimiter" | "max-keys") {
             target.keys.push((format!("s3:{name}"), vec![value]));
         }
     }
+}
+
+/// Names and values of the query, decoded: an encoded name is still that name.
+pub(super) fn query_pairs(uri: &http::Uri) -> impl Iterator<Item = (String, String)> {
+    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
+    uri.query().unwrap_or_default().split('&').map(move |pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (decode(name), decode(value))
+    })
 }
 
 /// Bucket and key in `x-amz-copy-source`.

@@ -132,14 +132,6 @@ impl S3Api {
         Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
     }
 
-    /// Empty, as for a bucket that was never versioned.
-    pub(super) async fn get_bucket_versioning(
-        &self,
-        _request: S3Request<GetBucketVersioningInput>,
-    ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-        Ok(S3Response::new(GetBucketVersioningOutput::default()))
-    }
-
     pub(super) async fn get_bucket_acl(
         &self,
         request: S3Request<GetBucketAclInput>,
@@ -156,7 +148,9 @@ impl S3Api {
         request: S3Request<GetObjectAclInput>,
     ) -> S3Result<S3Response<GetObjectAclOutput>> {
         let place = request.place(&request.input.key)?;
-        self.backend().head(&place).await.map_err(from_backend)?.ok_or_else(super::error::no_such_key)?;
+        let version = super::versions::asked_version(request.input.version_id.as_deref())?;
+        let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
+        self.need(&request, version.as_ref(), found).await?;
         let account = request.own_bucket()?.account;
         Ok(S3Response::new(GetObjectAclOutput {
             grants: Some(vec![owner_grant(account)]),

@@ -7,25 +7,46 @@ use super::access::{check_expected_owner, copy_source};
 use super::convert::{Asked, ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
 use super::error::{from_backend, invalid, invalid_argument, no_such_key, precondition_failed};
 use super::object::ReadCondition;
-use super::service::{S3Api, Scoped, check_version};
-use crate::backend::{BackendError, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, Place, Put, WriteCondition};
+use super::service::{S3Api, Scoped};
+use super::versions::{asked_version, shown_version};
+use crate::backend::{
+    BackendError, Lookup, MAX_PUT_SIZE, NewCopy, ObjectHead, ObjectMeta, OpenObject, Place, Put, Source, VersionId,
+    Versioning, WriteCondition,
+};
 use crate::checksum::Algorithm;
 
 /// Attempts to copy a source that is being replaced.
 const ATTEMPTS: usize = 4;
 
+/// What a copy is made of.
+struct CopyFrom {
+    place: Place,
+    version: Option<VersionId>,
+    versioning: Versioning,
+}
+
 impl S3Api {
     /// The source's place; the access hook has asked for the permission to read it.
-    async fn source<T>(&self, request: &S3Request<T>, version: Option<&str>) -> S3Result<Place> {
-        check_version(version)?;
+    async fn source<T>(&self, request: &S3Request<T>, source: &CopySource) -> S3Result<CopyFrom> {
+        let version = asked_version(source_version(source))?;
         let (bucket, key) = copy_source(&request.headers)?;
         let bucket = self.own_bucket(&request.scope()?.caller, &bucket).await?;
         check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
-        Ok(Place::new(bucket.id, key))
+        let place = Place::new(bucket.id, key);
+        Ok(CopyFrom { place, version, versioning: self.versioning(&bucket)? })
     }
 
-    async fn open_source(&self, place: &Place, condition: &ReadCondition) -> S3Result<OpenObject> {
-        let source = self.backend().open(place).await.map_err(from_backend)?.ok_or_else(no_such_key)?;
+    async fn open_source(&self, from: &CopyFrom, condition: &ReadCondition) -> S3Result<OpenObject> {
+        let source = match self.backend().open(&from.place, from.version.as_ref()).await.map_err(from_backend)? {
+            Lookup::Found(source) => source,
+            Lookup::Marker(_) if from.version.is_some() => {
+                let message =
+                    "The source of a copy request may not specifically refer to a delete marker by version id.";
+                return Err(invalid("InvalidRequest", message));
+            }
+            Lookup::Missing if from.version.is_some() => return Err(from_backend(BackendError::NoSuchVersion)),
+            Lookup::Marker(_) | Lookup::Missing => return Err(no_such_key()),
+        };
         // On a copy, "not modified" is a failed precondition, too.
         if condition.holds(&source.head) == Some(true) { Ok(source) } else { Err(precondition_failed()) }
     }
@@ -40,10 +61,11 @@ impl S3Api {
         };
         refuse_unsupported(&request.headers, &asked)?;
         let to = request.place(&request.input.key)?;
-        let from = self.source(&request, source_version(&request.input.copy_source)).await?;
+        let from = self.source(&request, &request.input.copy_source).await?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let replaces = directive(request.input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
         let replaces_tags = directive(request.input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
-        if from == to && !replaces {
+        if from.place == to && from.version.is_none() && !replaces {
             let message = "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.";
             return Err(invalid("InvalidRequest", message));
         }
@@ -68,9 +90,11 @@ impl S3Api {
             }
             let mut meta = ObjectMeta::clone(if replaces { &given } else { &source.head.meta });
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
-            match self.copy_bytes(&from, source, &to, meta, algorithm, write.clone()).await {
+            let copied = shown_version(from.versioning, &source.head.version);
+            let copy = NewCopy { meta, condition: write.clone(), versioning };
+            match self.copy_bytes(&from.place, source, &to, copy, algorithm).await {
                 Err(BackendError::SourceChanged) => {}
-                copied => return Ok(copied_response(&copied.map_err(from_backend)?)),
+                head => return Ok(copied_response(&head.map_err(from_backend)?, versioning, copied)),
             }
         }
         Err(from_backend(BackendError::SourceChanged))
@@ -82,16 +106,17 @@ impl S3Api {
         from: &Place,
         source: OpenObject,
         to: &Place,
-        meta: ObjectMeta,
+        copy: NewCopy,
         algorithm: Option<Algorithm>,
-        condition: WriteCondition,
     ) -> Result<ObjectHead, BackendError> {
         let has = source.head.checksum.as_ref().map(|checksum| checksum.algorithm);
         match algorithm {
             Some(algorithm) if has != Some(algorithm) => {
+                let NewCopy { meta, condition, versioning } = copy;
                 let put = Put {
                     meta,
                     condition,
+                    versioning,
                     algorithms: vec![algorithm],
                     verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
                     size: Some(source.head.size),
@@ -99,7 +124,10 @@ impl S3Api {
                 };
                 self.backend().put(to, source.stream_all(), put).await
             }
-            _ => self.backend().copy(from, &source.head.etag, to, meta, condition).await,
+            _ => {
+                let ObjectHead { version, etag, .. } = source.head;
+                self.backend().copy(&Source { place: from.clone(), version, etag }, to, copy).await
+            }
         }
     }
 
@@ -110,7 +138,7 @@ impl S3Api {
         refuse_unsupported(&request.headers, &Asked { storage_class: None, acl: None })?;
         let to = request.place(&request.input.key)?;
         let number = super::multipart::part_number(request.input.part_number)?;
-        let from = self.source(&request, source_version(&request.input.copy_source)).await?;
+        let from = self.source(&request, &request.input.copy_source).await?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.copy_source_if_match,
@@ -119,6 +147,7 @@ impl S3Api {
             if_unmodified_since: input.copy_source_if_unmodified_since,
         };
         let source = self.open_source(&from, &condition).await?;
+        let copied = shown_version(from.versioning, &source.head.version);
         let size = source.head.size;
         let span = match input.copy_source_range.as_deref() {
             None => 0..size,
@@ -159,6 +188,7 @@ impl S3Api {
                 e_tag: Some(etag(&part.etag)),
                 last_modified: Some(timestamp(part.modified)),
             }),
+            copy_source_version_id: copied,
             ..Default::default()
         }))
     }
@@ -192,7 +222,7 @@ fn write_condition_of(headers: &http::HeaderMap) -> S3Result<WriteCondition> {
     super::convert::write_condition(read("if-match")?.as_ref(), read("if-none-match")?.as_ref())
 }
 
-fn copied_response(head: &ObjectHead) -> S3Response<CopyObjectOutput> {
+fn copied_response(head: &ObjectHead, versioning: Versioning, copied: Option<String>) -> S3Response<CopyObjectOutput> {
     let sums = ChecksumFields::of(head.checksum.as_ref());
     S3Response::new(CopyObjectOutput {
         copy_object_result: Some(CopyObjectResult {
@@ -205,6 +235,8 @@ fn copied_response(head: &ObjectHead) -> S3Response<CopyObjectOutput> {
             e_tag: Some(etag(&head.etag)),
             last_modified: Some(timestamp(head.modified)),
         }),
+        copy_source_version_id: copied,
+        version_id: shown_version(versioning, &head.version),
         ..Default::default()
     })
 }

@@ -46,6 +46,11 @@ pub(super) fn precondition_failed() -> S3Error {
     s3("PreconditionFailed", StatusCode::PRECONDITION_FAILED, message)
 }
 
+pub(super) fn malformed_xml() -> S3Error {
+    let message = "The XML you provided was not well-formed or did not validate against our published schema";
+    invalid("MalformedXML", message)
+}
+
 pub(super) fn from_domain(error: Error) -> S3Error {
     let status = match error.class() {
         ErrorClass::Invalid | ErrorClass::Limit | ErrorClass::DryRun => StatusCode::BAD_REQUEST,
@@ -76,6 +81,10 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
             s3("BucketNotEmpty", StatusCode::CONFLICT, "The bucket you tried to delete is not empty")
         }
         BackendError::NoSuchKey => no_such_key(),
+        BackendError::NoSuchVersion => {
+            s3("NoSuchVersion", StatusCode::NOT_FOUND, "The specified version does not exist.")
+        }
+        BackendError::IsDeleteMarker(marker) => super::versions::is_delete_marker(&marker),
         BackendError::NoSuchUpload => s3(
             "NoSuchUpload",
             StatusCode::NOT_FOUND,

@@ -7,11 +7,13 @@ mod bucket;
 mod chunked;
 mod convert;
 mod copy;
+mod delete;
 mod error;
 mod front;
 mod listing;
 mod multipart;
 mod object;
 mod service;
+mod versions;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

@@ -139,6 +139,7 @@ impl S3Api {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let place = request.place(&request.input.key)?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -158,6 +159,7 @@ impl S3Api {
         let complete = CompleteUpload {
             parts,
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
+            versioning,
             checksum,
             coverage: coverage.transpose()?,
             size: size.transpose()?,
@@ -175,6 +177,7 @@ impl S3Api {
             checksum_type: sums.kind,
             e_tag: Some(etag(&head.etag)),
             key: Some(input.key),
+            version_id: super::versions::shown_version(versioning, &head.version),
             ..Default::default()
         }))
     }

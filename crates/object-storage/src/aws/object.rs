@@ -15,8 +15,9 @@ use super::convert::{
     size, timestamp, write_condition,
 };
 use super::error::{access_denied, from_backend, invalid, no_such_key, precondition_failed, s3};
-use super::service::{S3Api, Scoped, check_version};
-use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, OpenObject, PartOfObject, Place, Put, WriteCondition};
+use super::service::{S3Api, Scoped};
+use super::versions::{asked_version, shown_version};
+use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -201,11 +202,13 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let input = request.input;
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let put = Put {
             meta: object_meta(&request.headers, input.metadata)?,
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
+            versioning,
             algorithms: vec![keep],
             verify: claimed.verify(keep, body_state),
             size: input.content_length.and_then(|length| u64::try_from(length).ok()),
@@ -221,16 +224,17 @@ impl S3Api {
             checksum_sha256: sums.sha256,
             checksum_type: sums.kind,
             e_tag: Some(etag(&head.etag)),
+            version_id: shown_version(versioning, &head.version),
             ..Default::default()
         }))
     }
 
     pub(super) async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        check_version(request.input.version_id.as_deref())?;
+        let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
-        let Some(object) = self.backend().open(&place).await.map_err(from_backend)? else {
-            return Err(self.missing_key(&request).await);
-        };
+        let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
+        let object = self.need(&request, version.as_ref(), found).await?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -259,6 +263,7 @@ impl S3Api {
             metadata: user_metadata(&head),
             parts_count: selection.parts_count,
             tag_count: tag_count(&head),
+            version_id: shown_version(versioning, &head.version),
             ..Default::default()
         });
         response.headers = kept_headers(&head);
@@ -281,16 +286,18 @@ impl S3Api {
         &self,
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
-        check_version(request.input.version_id.as_deref())?;
+        let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
         // Only a part's bounds need more than the row.
-        let (head, parts) = if request.input.part_number.is_some() {
-            let object = self.backend().open(&place).await.map_err(from_backend)?;
-            object.map_or((None, Vec::new()), |object| (Some(object.head), object.content.parts().to_vec()))
+        let found = if request.input.part_number.is_some() {
+            let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
+            found.map(|object| (object.head, object.content.parts().to_vec()))
         } else {
-            (self.backend().head(&place).await.map_err(from_backend)?, Vec::new())
+            let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
+            found.map(|head| (head, Vec::new()))
         };
-        let Some(head) = head else { return Err(self.missing_key(&request).await) };
+        let (head, parts) = self.need(&request, version.as_ref(), found).await?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -335,86 +342,22 @@ impl S3Api {
                 last_modified: Some(timestamp(head.modified)),
                 metadata: user_metadata(&head),
                 parts_count: selection.parts_count,
+                version_id: shown_version(versioning, &head.version),
                 ..Default::default()
             },
             headers,
         ))
     }
 
-    pub(super) async fn delete_object(
-        &self,
-        request: S3Request<DeleteObjectInput>,
-    ) -> S3Result<S3Response<DeleteObjectOutput>> {
-        check_version(request.input.version_id.as_deref())?;
-        let condition = write_condition(request.input.if_match.as_ref(), None)?;
-        let place = request.place(&request.input.key)?;
-        self.backend().delete(&place, condition).await.map_err(from_backend)?;
-        Ok(S3Response::new(DeleteObjectOutput::default()))
-    }
-
-    pub(super) async fn delete_objects(
-        &self,
-        request: S3Request<DeleteObjectsInput>,
-    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-        let wanted = &request.input.delete.objects;
-        if wanted.is_empty() || wanted.len() > 1000 {
-            let message = "The XML you provided was not well-formed or did not validate against our published schema";
-            return Err(invalid("MalformedXML", message));
-        }
-        let (scope, bucket) = (request.scope()?, request.own_bucket()?);
-        let target = |key: &str| Target::on("s3:DeleteObject", Arn::s3(format_args!("{}/{key}", bucket.name())));
-        let all: Vec<_> = wanted.iter().map(|object| target(&object.key)).collect();
-        let all_allowed = self.iam().authorize(&scope.caller, &all, &scope.facts).await.is_ok();
-        let delete = |(object, target): (&ObjectIdentifier, Target)| {
-            let object = object.clone();
-            async move {
-                if !all_allowed && self.iam().authorize(&scope.caller, &[target], &scope.facts).await.is_err() {
-                    return (object.key, Err(access_denied()));
-                }
-                let result = self.delete_one(bucket, &object).await;
-                (object.key, result)
-            }
-        };
-        let results = futures::future::join_all(wanted.iter().zip(all).map(delete)).await;
-        let quiet = request.input.delete.quiet.unwrap_or(false);
-        let mut output = DeleteObjectsOutput::default();
-        for (key, result) in results {
-            match result {
-                Ok(()) if quiet => {}
-                Ok(()) => {
-                    let deleted = DeletedObject { key: Some(key), ..Default::default() };
-                    output.deleted.get_or_insert_default().push(deleted);
-                }
-                Err(error) => output.errors.get_or_insert_default().push(Error {
-                    code: Some(error.code().as_str().to_owned()),
-                    key: Some(key),
-                    message: error.message().map(str::to_owned),
-                    ..Default::default()
-                }),
-            }
-        }
-        Ok(S3Response::new(output))
-    }
-
-    async fn delete_one(&self, bucket: &BucketRecord, object: &ObjectIdentifier) -> S3Result<()> {
-        check_version(object.version_id.as_deref())?;
-        let condition = match &object.e_tag {
-            Some(etag) => WriteCondition::Matches(etag.value().to_owned()),
-            None => WriteCondition::Always,
-        };
-        self.backend().delete(&Place::new(bucket.id, &*object.key), condition).await.map_err(from_backend)?;
-        Ok(())
-    }
-
     pub(super) async fn get_object_attributes(
         &self,
         request: S3Request<GetObjectAttributesInput>,
     ) -> S3Result<S3Response<GetObjectAttributesOutput>> {
-        check_version(request.input.version_id.as_deref())?;
+        let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
-        let Some(object) = self.backend().open(&place).await.map_err(from_backend)? else {
-            return Err(self.missing_key(&request).await);
-        };
+        let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
+        let object = self.need(&request, version.as_ref(), found).await?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let wants = |name: &str| {
             request
                 .input
@@ -443,6 +386,7 @@ impl S3Api {
             object_parts: parts.filter(|_| wants("ObjectParts")),
             object_size: Some(size(head.size)).filter(|_| wants("ObjectSize")),
             storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)).filter(|_| wants("StorageClass")),
+            version_id: shown_version(versioning, &head.version),
             ..Default::default()
         }))
     }
@@ -451,36 +395,39 @@ impl S3Api {
         &self,
         request: S3Request<GetObjectTaggingInput>,
     ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-        check_version(request.input.version_id.as_deref())?;
+        let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
-        let Some(head) = self.backend().head(&place).await.map_err(from_backend)? else {
-            return Err(self.missing_key(&request).await);
-        };
+        let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
+        let head = self.need(&request, version.as_ref(), found).await?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let tag = |(key, value): (&String, &String)| Tag { key: Some(key.clone()), value: Some(value.clone()) };
         let tag_set = head.meta.tags.iter().map(tag).collect();
-        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: None }))
+        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: shown_version(versioning, &head.version) }))
     }
 
     pub(super) async fn put_object_tagging(
         &self,
         request: S3Request<PutObjectTaggingInput>,
     ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
-        check_version(request.input.version_id.as_deref())?;
+        let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
+        let versioning = self.versioning(request.own_bucket()?)?;
         let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
         let tags = super::convert::check_tags(request.input.tagging.tag_set.into_iter().map(pair).collect())?;
-        self.backend().set_tags(&place, tags).await.map_err(from_backend)?;
-        Ok(S3Response::new(PutObjectTaggingOutput::default()))
+        let tagged = self.backend().set_tags(&place, version.as_ref(), tags).await.map_err(from_backend)?;
+        Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
     }
 
     pub(super) async fn delete_object_tagging(
         &self,
         request: S3Request<DeleteObjectTaggingInput>,
     ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
-        check_version(request.input.version_id.as_deref())?;
+        let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
-        self.backend().set_tags(&place, Default::default()).await.map_err(from_backend)?;
-        Ok(S3Response::new(DeleteObjectTaggingOutput::default()))
+        let versioning = self.versioning(request.own_bucket()?)?;
+        let none = Default::default();
+        let untagged = self.backend().set_tags(&place, version.as_ref(), none).await.map_err(from_backend)?;
+        Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
     }
 }
 

@@ -8,7 +8,7 @@ use terroir_types::{Clock, IdSource};
 
 use super::access::OwnBucket;
 use super::body::BodyState;
-use super::error::{access_denied, invalid};
+use super::error::access_denied;
 use super::front::RequestScope;
 use crate::backend::{ObjectBackend, Place};
 use crate::model::Bucket;
@@ -81,14 +81,6 @@ impl<T> Scoped for S3Request<T> {
     }
 }
 
-/// A bucket without versioning has only the version `null`.
-pub(super) fn check_version(version: Option<&str>) -> S3Result<()> {
-    match version {
-        None | Some("null") => Ok(()),
-        Some(_) => Err(invalid("InvalidArgument", "Invalid version id specified")),
-    }
-}
-
 /// Operations, each a method of [`S3Api`] of the same name that takes the request and gives the output.
 macro_rules! operations {
     ($($name:ident: $input:ident -> $output:ident),* $(,)?) => {
@@ -108,6 +100,8 @@ operations! {
     list_buckets: ListBucketsInput -> ListBucketsOutput,
     get_bucket_location: GetBucketLocationInput -> GetBucketLocationOutput,
     get_bucket_versioning: GetBucketVersioningInput -> GetBucketVersioningOutput,
+    put_bucket_versioning: PutBucketVersioningInput -> PutBucketVersioningOutput,
+    list_object_versions: ListObjectVersionsInput -> ListObjectVersionsOutput,
     get_bucket_acl: GetBucketAclInput -> GetBucketAclOutput,
     get_bucket_policy: GetBucketPolicyInput -> GetBucketPolicyOutput,
     get_bucket_cors: GetBucketCorsInput -> GetBucketCorsOutput,

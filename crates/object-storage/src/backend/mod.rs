@@ -7,13 +7,16 @@
 //! What every backend promises:
 //! - A write that returned is on stable storage, with everything that is needed to find it again.
 //! - An object is replaced at once: a reader sees the old one or the new one, whole, also while it streams.
+//! - Versions of a key are in the order in which their writes took effect (see [`Versioning`]).
 //! - A condition on a write is decided together with the write: of several creations that ask for absence one wins.
 //! - What failed or was given up leaves nothing that can be seen.
 
 pub mod local;
 mod types;
+mod version;
 
 pub use types::*;
+pub use version::*;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -57,7 +60,7 @@ pub trait ObjectBackend: Send + Sync + 'static {
     /// First half of deleting a bucket: from here on nothing can be written to it.
     ///
     /// # Errors
-    /// `BucketNotEmpty` if it holds an object; uploads in progress do not count.
+    /// `BucketNotEmpty` if it holds a version or a delete marker; uploads in progress do not count.
     async fn close_bucket(&self, bucket: BucketId) -> Result<(), BackendError>;
 
     /// Second half: either the bucket is gone for good, or it opens again.
@@ -68,30 +71,36 @@ pub trait ObjectBackend: Send + Sync + 'static {
 
     async fn put(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError>;
 
-    async fn head(&self, at: &Place) -> Result<Option<ObjectHead>, BackendError>;
+    /// `version`: none for the object, that is the newest version.
+    async fn head(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<ObjectHead>, BackendError>;
 
-    async fn open(&self, at: &Place) -> Result<Option<OpenObject>, BackendError>;
+    async fn open(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<OpenObject>, BackendError>;
 
-    /// Copies an object without changing its bytes or its checksum.
+    /// Copies a version without changing its bytes or its checksum.
     ///
     /// # Errors
-    /// `SourceChanged` if the source's ETag is no longer `etag`.
-    async fn copy(
+    /// `SourceChanged` if the source is gone, or its ETag is no longer the one that is named.
+    async fn copy(&self, from: &Source, to: &Place, copy: NewCopy) -> Result<ObjectHead, BackendError>;
+
+    /// Replaces the tags of an object, or of one version; gives the version whose tags they are now.
+    ///
+    /// # Errors
+    /// `NoSuchKey`, `NoSuchVersion`, `IsDeleteMarker`.
+    async fn set_tags(
         &self,
-        from: &Place,
-        etag: &str,
-        to: &Place,
-        meta: ObjectMeta,
-        condition: WriteCondition,
-    ) -> Result<ObjectHead, BackendError>;
+        at: &Place,
+        version: Option<&VersionId>,
+        tags: StringMap,
+    ) -> Result<VersionId, BackendError>;
 
-    /// Replaces the tags of an object.
-    async fn set_tags(&self, at: &Place, tags: StringMap) -> Result<(), BackendError>;
-
-    /// Whether there was something to delete.
-    async fn delete(&self, at: &Place, condition: WriteCondition) -> Result<bool, BackendError>;
+    /// Deletes an object or one version. That there is nothing to delete is no error.
+    async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError>;
 
     async fn list(&self, bucket: BucketId, list: List) -> Result<Listing, BackendError>;
+
+    async fn list_versions(&self, bucket: BucketId, list: ListVersions) -> Result<VersionListing, BackendError>;
+
+    async fn usage(&self, bucket: BucketId) -> Result<BucketUsage, BackendError>;
 
     async fn create_upload(&self, at: &Place, new: NewUpload) -> Result<Upload, BackendError>;
 

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
-use super::BoxError;
+use super::{BoxError, DeleteMarker, VersionId, Versioning};
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
 
 pub type StringMap = BTreeMap<String, String>;
@@ -87,6 +87,7 @@ pub struct ObjectHead {
     pub modified: Timestamp,
     pub checksum: Option<Checksum>,
     pub meta: Arc<ObjectMeta>,
+    pub version: VersionId,
     /// Number of parts if it came from a multipart upload.
     pub parts: Option<u16>,
 }
@@ -125,6 +126,7 @@ pub type Verify = Box<dyn FnOnce(&Digests) -> Result<Option<Checksum>, Error> + 
 pub struct Put {
     pub meta: ObjectMeta,
     pub condition: WriteCondition,
+    pub versioning: Versioning,
     /// Checksums to compute beside MD5.
     pub algorithms: Vec<Algorithm>,
     pub verify: Verify,
@@ -140,12 +142,32 @@ impl Put {
         Self {
             meta: ObjectMeta::default(),
             condition: WriteCondition::Always,
+            versioning: Versioning::Off,
             algorithms: vec![Algorithm::Crc64Nvme],
             verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
             size: None,
             max_size: MAX_OBJECT_SIZE,
         }
     }
+}
+
+/// The very version that a copy is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub place: Place,
+    pub version: VersionId,
+    /// Without quotes.
+    pub etag: String,
+}
+
+/// A copy that is to be made.
+#[derive(Debug, Clone, Default)]
+pub struct NewCopy {
+    pub meta: ObjectMeta,
+    /// Asked of the destination.
+    pub condition: WriteCondition,
+    /// Of the destination.
+    pub versioning: Versioning,
 }
 
 /// A page of a listing that is asked for.
@@ -275,6 +297,7 @@ pub struct ClaimedPart {
 pub struct CompleteUpload {
     pub parts: Vec<ClaimedPart>,
     pub condition: WriteCondition,
+    pub versioning: Versioning,
     /// What the client says the whole is: checksum text, as in the header.
     pub checksum: Option<(Algorithm, String)>,
     pub coverage: Option<Coverage>,
@@ -289,6 +312,10 @@ pub enum BackendError {
     BucketNotEmpty,
     #[error("the object does not exist")]
     NoSuchKey,
+    #[error("the version does not exist")]
+    NoSuchVersion,
+    #[error("the version is a delete marker")]
+    IsDeleteMarker(DeleteMarker),
     #[error("the upload does not exist")]
     NoSuchUpload,
     /// Names the header.
@@ -348,6 +375,7 @@ impl From<BackendError> for Error {
         match error {
             BackendError::NoSuchBucket => Self::not_found("NoSuchBucket", text),
             BackendError::NoSuchKey => Self::not_found("NoSuchKey", text),
+            BackendError::NoSuchVersion | BackendError::IsDeleteMarker(_) => Self::not_found("NoSuchVersion", text),
             BackendError::NoSuchUpload => Self::not_found("NoSuchUpload", text),
             BackendError::BucketNotEmpty => Self::conflict("BucketNotEmpty", text),
             BackendError::PreconditionFailed(_) => Self::conflict("PreconditionFailed", text),

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use terroir_object_storage::backend::local::LocalBackend;
-use terroir_object_storage::backend::{BucketId, List, ListEntry, ObjectBackend, Place, Put, WriteCondition};
+use terroir_object_storage::backend::{BucketId, Delete, List, ListEntry, ObjectBackend, Place, Put};
 use terroir_object_storage::budget::Unlimited;
 use terroir_types::{IdSource, OsRandom, SystemClock};
 
@@ -58,7 +58,7 @@ async fn write(backend: LocalBackend, writer: u64) {
         let place = Place::new(bucket(), key.as_str());
         if version.is_multiple_of(11) {
             say("deleting", &key, version);
-            backend.delete(&place, WriteCondition::Always).await.unwrap();
+            backend.delete(&place, Delete::default()).await.unwrap();
             say("deleted", &key, version);
         } else {
             say("writing", &key, version);
@@ -123,7 +123,7 @@ async fn verify(folder: &Path, allowed: &mut Allowed, round: usize) {
     let mut found = HashMap::new();
     for entry in listing.entries {
         let ListEntry::Object(listed) = entry else { panic!("no delimiter was asked for") };
-        let object = backend.open(&Place::new(bucket(), listed.key.as_str())).await.unwrap().unwrap();
+        let object = backend.open(&Place::new(bucket(), listed.key.as_str()), None).await.unwrap().found().unwrap();
         let data = object.stream_all().try_collect::<Vec<_>>().await.unwrap().concat();
         let text = String::from_utf8_lossy(&data[..data.len().min(40)]).into_owned();
         let version: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
@@ -145,7 +145,7 @@ async fn verify(folder: &Path, allowed: &mut Allowed, round: usize) {
     let large = futures::stream::iter(found.keys())
         .filter(|key| {
             let (backend, place) = (backend.clone(), Place::new(bucket(), key.as_str()));
-            async move { backend.head(&place).await.unwrap().unwrap().size > 32 << 10 }
+            async move { backend.head(&place, None).await.unwrap().found().unwrap().size > 32 << 10 }
         })
         .count()
         .await;

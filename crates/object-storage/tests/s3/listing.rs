@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use terroir_object_storage::backend::local::LocalBackend;
-use terroir_object_storage::backend::{BucketId, List, ListEntry, ObjectBackend, Place, Put, WriteCondition};
+use terroir_object_storage::backend::{BucketId, Delete, List, ListEntry, ObjectBackend, Place, Put};
 use terroir_object_storage::budget::Unlimited;
 use terroir_types::{OsRandom, SystemClock};
 
@@ -57,8 +57,8 @@ async fn check(backend: &LocalBackend, bucket: BucketId, case: Case) {
     join_all(case.keys.iter().map(put)).await;
     let mut keys = case.keys;
     for key in case.deleted {
-        let existed = backend.delete(&Place::new(bucket, key.as_str()), WriteCondition::Always).await.unwrap();
-        assert_eq!(existed, keys.remove(&key));
+        let existed = backend.delete(&Place::new(bucket, key.as_str()), Delete::default()).await.unwrap();
+        assert_eq!(existed.existed, keys.remove(&key));
     }
     for (prefix, delimiter, mut after, limit) in case.asked {
         let wanted = model(&keys, &prefix, &delimiter, &after);

@@ -14,35 +14,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 
 use super::files::Unfinished;
+use super::schema;
 use crate::backend::BackendError;
 
-const SCHEMA_VERSION: i64 = 1;
 const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 const IDLE_READERS: usize = 8;
-
-const SCHEMA: &str = "
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS bucket (id INTEGER PRIMARY KEY, state INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS object (
-    bucket INTEGER NOT NULL, key BLOB NOT NULL,
-    content INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, etag TEXT NOT NULL,
-    checksum BLOB, parts INTEGER, upload TEXT, meta BLOB NOT NULL,
-    PRIMARY KEY (bucket, key)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS content (id INTEGER PRIMARY KEY, kind INTEGER NOT NULL, data BLOB);
-CREATE TABLE IF NOT EXISTS garbage (id INTEGER PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS upload (
-    bucket INTEGER NOT NULL, key BLOB NOT NULL, id TEXT NOT NULL,
-    initiated INTEGER NOT NULL, new BLOB NOT NULL,
-    PRIMARY KEY (bucket, key, id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS part (
-    upload TEXT NOT NULL, number INTEGER NOT NULL,
-    content INTEGER NOT NULL, size INTEGER NOT NULL, modified INTEGER NOT NULL, etag TEXT NOT NULL, checksum BLOB,
-    PRIMARY KEY (upload, number)
-) WITHOUT ROWID;
-";
 
 /// Called with the outcome of the transaction.
 type Finish = Box<dyn FnOnce(Result<(), BackendError>) + Send>;
@@ -97,12 +74,7 @@ impl Index {
         writer.execute_batch("PRAGMA page_size = 8192; PRAGMA journal_mode = WAL;")?;
         prepare(&writer)?;
         writer.execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")?;
-        let found: i64 = writer.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if found > SCHEMA_VERSION {
-            let message = format!("the object index has format {found}, this version knows {SCHEMA_VERSION}");
-            return Err(BackendError::Index(message));
-        }
-        writer.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))?;
+        schema::prepare(&writer)?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new().name("object-index".into()).spawn({
             let lock = Arc::clone(&lock);

@@ -4,16 +4,19 @@ mod files;
 mod garbage;
 mod index;
 mod list;
+mod list_versions;
 mod multipart;
 mod reader;
 mod rows;
+mod schema;
+mod versions;
 mod writer;
 
 use async_trait::async_trait;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use terroir_types::{Clock, IdSource, Timestamp};
 
 use self::files::{COUNTER_BITS, ContentId, Files, Unfinished};
@@ -23,9 +26,10 @@ use self::reader::{FileContent, InlineContent, Piece};
 use self::rows::{Data, NewObject};
 use self::writer::{ReceivedBytes, blocking};
 use super::{
-    BackendError, BucketId, ByteStream, CompleteUpload, Content, List, ListUploads, Listing, MAX_PUT_SIZE, NewUpload,
-    ObjectBackend, ObjectHead, ObjectMeta, OpenObject, PartHead, PartOfObject, Place, Put, StringMap, Upload,
-    UploadListing, Verify, WriteCondition,
+    BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
+    ListVersions, Listing, Lookup, MAX_PUT_SIZE, NewCopy, NewUpload, ObjectBackend, ObjectHead, OpenObject, PartHead,
+    PartOfObject, Place, Put, Source, StringMap, Upload, UploadListing, Verify, VersionId, VersionListing, Versioning,
+    WriteCondition,
 };
 use crate::budget::DiskBudget;
 use crate::checksum::Algorithm;
@@ -44,11 +48,26 @@ struct Inner {
     /// Number of this start of the process.
     epoch: u64,
     counter: AtomicU64,
+    /// The latest place in the order of versions that was given out.
+    seq: AtomicI64,
 }
+
+/// Places in the order of versions within one millisecond.
+const SEQ_BITS: u32 = 20;
 
 impl Inner {
     fn next_content(&self) -> ContentId {
         self.epoch << COUNTER_BITS | self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Begins with the time, so that a version that was deleted lends its name to no later one, and rises.
+    fn next_seq(&self) -> i64 {
+        let random = (self.ids.next_u64() & ((1 << (SEQ_BITS - 1)) - 1)).cast_signed();
+        let by_time = (self.clock.now().millis().max(0) << SEQ_BITS) | random;
+        let later = |last: i64| Some(by_time.max(last + 1));
+        match self.seq.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
+            Ok(last) | Err(last) => by_time.max(last + 1),
+        }
     }
 
     fn admit(&self, bytes: u64) -> Result<(), BackendError> {
@@ -97,7 +116,8 @@ impl LocalBackend {
             .await?;
         let pins = Arc::new(Pins::default());
         let counter = AtomicU64::new(0);
-        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter });
+        let seq = AtomicI64::new(0);
+        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter, seq });
         tokio::spawn(garbage::collect(Arc::downgrade(&inner), Arc::clone(&inner.pins)));
         let sweeping = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -119,7 +139,7 @@ impl LocalBackend {
 
     /// Verifies a body and makes it an object.
     async fn put_received(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
-        let Put { meta, condition, algorithms, verify, size, max_size } = put;
+        let Put { meta, condition, versioning, algorithms, verify, size, max_size } = put;
         self.0.admit(size.unwrap_or(0))?;
         if size.is_some_and(|size| size > max_size) {
             return Err(BackendError::TooLarge);
@@ -127,7 +147,7 @@ impl LocalBackend {
         if condition != WriteCondition::Always {
             // Refused early where it can be; decided again with the write.
             let (place, condition) = (at.clone(), condition.clone());
-            self.0.index.read(move |c| rows::check_condition(c, &place, &condition)).await?;
+            self.0.index.read(move |c| versions::check_condition(c, &place, &condition)).await?;
         }
         let received = self.receive(body, &algorithms, max_size, true).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
@@ -137,6 +157,7 @@ impl LocalBackend {
             modified: self.0.now(),
             checksum,
             meta: Arc::new(meta),
+            version: VersionId::null(),
             parts: None,
         };
         let (content, data, unfinished) = match received.bytes {
@@ -145,14 +166,16 @@ impl LocalBackend {
             }
             ReceivedBytes::File(id, unfinished) => (id, Data::File, unfinished),
         };
-        self.commit(at, NewObject { content, data, head, upload: None }, condition, unfinished).await
+        let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
+        self.commit(at, new, condition, versioning, unfinished).await
     }
 
     async fn commit(
         &self,
         at: &Place,
-        new: NewObject,
+        mut new: NewObject,
         condition: WriteCondition,
+        versioning: Versioning,
         unfinished: Unfinished,
     ) -> Result<ObjectHead, BackendError> {
         let place = at.clone();
@@ -160,7 +183,8 @@ impl LocalBackend {
             .0
             .index
             .write_guarded(unfinished, move |c| {
-                let garbage = rows::put_object(c, &place, &new, &condition)?;
+                let (version, garbage) = versions::put(c, &place, &new, &condition, versioning)?;
+                new.head.version = version;
                 Ok((new.head, garbage))
             })
             .await;
@@ -170,13 +194,17 @@ impl LocalBackend {
     }
 
     /// Finds an object and pins what it is made of.
-    async fn find(&self, at: &Place) -> Result<Option<Found>, BackendError> {
-        let (place, inner) = (at.clone(), Arc::clone(&self.0));
+    async fn find(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<Found>, BackendError> {
+        let (place, version, inner) = (at.clone(), version.cloned(), Arc::clone(&self.0));
         self.0
             .index
             .read(move |c| {
                 inner.pins.while_gate_is_open(|| {
-                    let Some(row) = rows::object(c, &place)? else { return Ok(None) };
+                    let row = match versions::find(c, &place, version.as_ref())? {
+                        Lookup::Found(row) => row,
+                        Lookup::Marker(marker) => return Ok(Lookup::Marker(marker)),
+                        Lookup::Missing => return Ok(Lookup::Missing),
+                    };
                     let data = rows::content(c, row.content)?;
                     let ids = match &data {
                         Data::Inline(_) => Vec::new(),
@@ -184,7 +212,7 @@ impl LocalBackend {
                         Data::Parts(parts) => parts.iter().map(|part| part.content).collect(),
                     };
                     let pin = Arc::new(inner.pins.pin(ids));
-                    Ok(Some(Found { content: row.content, head: row.head, data, pin }))
+                    Ok(Lookup::Found(Found { content: row.content, head: row.head, data, pin }))
                 })
             })
             .await
@@ -265,55 +293,62 @@ impl ObjectBackend for LocalBackend {
         self.put_received(at, body, put).await
     }
 
-    async fn head(&self, at: &Place) -> Result<Option<ObjectHead>, BackendError> {
-        let place = at.clone();
-        self.0.index.read(move |c| Ok(rows::object(c, &place)?.map(|row| row.head))).await
+    async fn head(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<ObjectHead>, BackendError> {
+        let (place, version) = (at.clone(), version.cloned());
+        self.0.index.read(move |c| Ok(versions::find(c, &place, version.as_ref())?.map(|row| row.head))).await
     }
 
-    async fn open(&self, at: &Place) -> Result<Option<OpenObject>, BackendError> {
-        Ok(self.find(at).await?.map(|found| found.open(&self.0.files)))
+    async fn open(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<OpenObject>, BackendError> {
+        Ok(self.find(at, version).await?.map(|found| found.open(&self.0.files)))
     }
 
-    async fn copy(
-        &self,
-        from: &Place,
-        etag: &str,
-        to: &Place,
-        meta: ObjectMeta,
-        condition: WriteCondition,
-    ) -> Result<ObjectHead, BackendError> {
-        let found = self.find(from).await?.ok_or(BackendError::NoSuchKey)?;
-        if found.head.etag != etag {
-            return Err(BackendError::SourceChanged);
-        }
+    async fn copy(&self, from: &Source, to: &Place, copy: NewCopy) -> Result<ObjectHead, BackendError> {
+        let found = self.find(&from.place, Some(&from.version)).await?.found();
+        let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
         let inline = matches!(found.data, Data::Inline(_));
         self.0.admit(if inline { found.head.size } else { 0 })?;
-        let head = ObjectHead { modified: self.0.now(), meta: Arc::new(meta), ..found.head.clone() };
+        let NewCopy { meta, condition, versioning } = copy;
+        let head = ObjectHead {
+            modified: self.0.now(),
+            meta: Arc::new(meta),
+            version: VersionId::null(),
+            ..found.head.clone()
+        };
         let (content, data, unfinished) = self.duplicate(found).await?;
-        let new = NewObject { content, data, head, upload: None };
-        self.commit(to, new, condition, unfinished).await
+        let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
+        self.commit(to, new, condition, versioning, unfinished).await
     }
 
-    async fn set_tags(&self, at: &Place, tags: StringMap) -> Result<(), BackendError> {
-        let place = at.clone();
-        self.0
-            .index
-            .write(move |c| {
-                let row = rows::object(c, &place)?.ok_or(BackendError::NoSuchKey)?;
-                rows::set_object_meta(c, &place, &ObjectMeta { tags, ..(*row.head.meta).clone() })
-            })
-            .await
+    async fn set_tags(
+        &self,
+        at: &Place,
+        version: Option<&VersionId>,
+        tags: StringMap,
+    ) -> Result<VersionId, BackendError> {
+        let (place, version) = (at.clone(), version.cloned());
+        let change =
+            move |c: &rusqlite::Connection| versions::change_meta(c, &place, version.as_ref(), |meta| meta.tags = tags);
+        self.0.index.write(change).await
     }
 
-    async fn delete(&self, at: &Place, condition: WriteCondition) -> Result<bool, BackendError> {
-        let place = at.clone();
-        let (existed, garbage) = self.0.index.write(move |c| rows::delete_object(c, &place, &condition)).await?;
+    async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError> {
+        let (place, seq, now) = (at.clone(), self.0.next_seq(), self.0.now());
+        let write = move |c: &rusqlite::Connection| versions::delete(c, &place, &delete, seq, now);
+        let (deleted, garbage) = self.0.index.write(write).await?;
         self.0.ring_if(garbage);
-        Ok(existed)
+        Ok(deleted)
     }
 
     async fn list(&self, bucket: BucketId, list: List) -> Result<Listing, BackendError> {
         self.0.index.read(move |c| list::list(c, bucket, &list)).await
+    }
+
+    async fn list_versions(&self, bucket: BucketId, list: ListVersions) -> Result<VersionListing, BackendError> {
+        self.0.index.read(move |c| list_versions::list(c, bucket, &list)).await
+    }
+
+    async fn usage(&self, bucket: BucketId) -> Result<BucketUsage, BackendError> {
+        self.0.index.read(move |c| versions::usage(c, bucket)).await
     }
 
     async fn create_upload(&self, at: &Place, new: NewUpload) -> Result<Upload, BackendError> {
@@ -383,8 +418,9 @@ impl ObjectBackend for LocalBackend {
         complete: CompleteUpload,
     ) -> Result<ObjectHead, BackendError> {
         let (place, upload) = (at.clone(), upload.to_owned());
-        let (content, now) = (self.0.next_content(), self.0.now());
-        let write = move |c: &rusqlite::Connection| multipart::complete(c, &place, &upload, &complete, content, now);
+        let (content, seq, now) = (self.0.next_content(), self.0.next_seq(), self.0.now());
+        let write =
+            move |c: &rusqlite::Connection| multipart::complete(c, &place, &upload, &complete, content, seq, now);
         let (head, garbage) = self.0.index.write(write).await?;
         self.0.ring_if(garbage);
         Ok(head)

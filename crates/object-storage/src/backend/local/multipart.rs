@@ -8,9 +8,10 @@ use terroir_types::{Error, Timestamp};
 use super::files::ContentId;
 use super::list::{after_prefix, rolled_up};
 use super::rows::{self, Data, NewObject};
+use super::versions;
 use crate::backend::{
     BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
-    PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing,
+    PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
 };
 use crate::checksum::{self, Checksum, Coverage};
 
@@ -54,8 +55,9 @@ pub(super) fn put_part(
     rows::check_writable(c, at.bucket)?;
     need(c, at, upload)?;
     let checksum = rows::pack_checksum(part.checksum.as_ref())?;
-    let mut before = c.prepare_cached("SELECT content FROM part WHERE upload = ?1 AND number = ?2")?;
-    let before: Option<i64> = before.query_row(params![upload, part.number], |row| row.get(0)).optional()?;
+    let mut before = c.prepare_cached("SELECT content, size FROM part WHERE upload = ?1 AND number = ?2")?;
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
+    let before = before.query_row(params![upload, part.number], read).optional()?;
     rows::put_content(c, content, &Data::File)?;
     let mut insert = c.prepare_cached(
         "INSERT OR REPLACE INTO part (upload, number, content, size, modified, etag, checksum)
@@ -70,7 +72,9 @@ pub(super) fn put_part(
         part.etag,
         checksum
     ])?;
-    before.map_or(Ok(false), |id| rows::drop_content(c, id.cast_unsigned()))
+    let freed = before.map_or(0, |(_, size)| size);
+    versions::add_usage(c, at.bucket, 0, part.size.cast_signed() - freed)?;
+    before.map_or(Ok(false), |(id, _)| rows::drop_content(c, id.cast_unsigned()))
 }
 
 pub(super) fn parts(
@@ -126,8 +130,16 @@ fn drop_upload(c: &Connection, at: &Place, id: &str) -> Result<(), BackendError>
     Ok(())
 }
 
+/// Bytes of an upload's parts are no longer counted.
+fn uncount_parts(c: &Connection, at: &Place, upload: &str) -> Result<(), BackendError> {
+    let mut sum = c.prepare_cached("SELECT ifnull(sum(size), 0) FROM part WHERE upload = ?1")?;
+    let bytes: i64 = sum.query_row([upload], |row| row.get(0))?;
+    versions::add_usage(c, at.bucket, 0, -bytes)
+}
+
 pub(super) fn abort(c: &Connection, at: &Place, id: &str) -> Result<bool, BackendError> {
     need(c, at, id)?;
+    uncount_parts(c, at, id)?;
     drop_upload(c, at, id)?;
     drop_parts(c, id)
 }
@@ -139,14 +151,12 @@ pub(super) fn complete(
     id: &str,
     complete: &CompleteUpload,
     content: ContentId,
+    seq: i64,
     now: Timestamp,
 ) -> Result<(ObjectHead, bool), BackendError> {
     let Some(upload) = find(c, at, id)? else {
         // The answer to an earlier completion may have been lost on its way.
-        return match rows::object(c, at)? {
-            Some(object) if object.upload.as_deref() == Some(id) => Ok((object.head, false)),
-            _ => Err(BackendError::NoSuchUpload),
-        };
+        return versions::of_upload(c, at, id)?.map(|head| (head, false)).ok_or(BackendError::NoSuchUpload);
     };
     let chosen = choose(c, id, &complete.parts)?;
     let head = whole(&upload, &chosen, complete, now)?;
@@ -159,8 +169,10 @@ pub(super) fn complete(
             checksum: part.checksum.clone(),
         })
         .collect();
-    let new = NewObject { content, data: Data::Parts(manifest), head, upload: Some(id.to_owned()) };
-    let replaced = rows::put_object(c, at, &new, &complete.condition)?;
+    let mut new = NewObject { content, data: Data::Parts(manifest), head, seq, upload: Some(id.to_owned()) };
+    let (version, replaced) = versions::put(c, at, &new, &complete.condition, complete.versioning)?;
+    new.head.version = version;
+    uncount_parts(c, at, id)?;
     let mut forget = c.prepare_cached("DELETE FROM part WHERE upload = ?1 AND number = ?2")?;
     for (_, part) in &chosen {
         forget.execute(params![id, part.number])?;
@@ -223,6 +235,7 @@ fn whole(
         modified: now,
         checksum,
         meta: Arc::new(upload.new.meta.clone()),
+        version: VersionId::null(),
         parts: u16::try_from(chosen.len()).ok(),
     })
 }

@@ -1,14 +1,12 @@
 //! Rows of the index and the rules between them. Functions that write check first and write after (see `index`).
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
-use terroir_types::Timestamp;
 
 use super::files::ContentId;
-use crate::backend::{BackendError, BucketId, ObjectHead, ObjectMeta, PartOfObject, Place, WriteCondition};
+use crate::backend::{BackendError, BucketId, ObjectHead, PartOfObject};
 use crate::checksum::Checksum;
 
 pub(super) const EPOCH: &str = "epoch";
@@ -32,7 +30,10 @@ pub(super) enum Data {
 pub(super) struct NewObject {
     pub content: ContentId,
     pub data: Data,
+    /// Its version's name is found when it is written.
     pub head: ObjectHead,
+    /// Where it wants to stand in the order of its key's versions.
+    pub seq: i64,
     /// The upload that it came from.
     pub upload: Option<String>,
 }
@@ -87,9 +88,10 @@ pub(super) fn close_bucket(c: &Connection, bucket: BucketId) -> Result<(), Backe
     if bucket_state(c, bucket)? == Some(GONE) {
         return Err(BackendError::NoSuchBucket);
     }
-    let mut any = c.prepare_cached("SELECT 1 FROM object WHERE bucket = ?1 LIMIT 1")?;
-    if any.query_row([bucket.row()], |_| Ok(())).optional()?.is_some() {
-        return Err(BackendError::BucketNotEmpty);
+    for sql in ["SELECT 1 FROM object WHERE bucket = ?1 LIMIT 1", "SELECT 1 FROM version WHERE bucket = ?1 LIMIT 1"] {
+        if c.prepare_cached(sql)?.query_row([bucket.row()], |_| Ok(())).optional()?.is_some() {
+            return Err(BackendError::BucketNotEmpty);
+        }
     }
     set_bucket(c, bucket, CLOSED)
 }
@@ -116,6 +118,7 @@ pub(super) fn settle_bucket(c: &Connection, bucket: BucketId, gone: bool) -> Res
         super::multipart::drop_parts(c, &upload)?;
     }
     c.prepare_cached("DELETE FROM upload WHERE bucket = ?1")?.execute([bucket.row()])?;
+    c.prepare_cached("DELETE FROM usage WHERE bucket = ?1")?.execute([bucket.row()])?;
     set_bucket(c, bucket, GONE)
 }
 
@@ -123,82 +126,6 @@ pub(super) fn closed_buckets(c: &Connection) -> Result<Vec<BucketId>, BackendErr
     let mut query = c.prepare_cached("SELECT id FROM bucket WHERE state = ?1")?;
     let ids = query.query_map([CLOSED], |row| row.get(0))?;
     Ok(ids.map(|id| id.map(BucketId::from_row)).collect::<Result<_, _>>()?)
-}
-
-/// An object's row: where its bytes are, and its head.
-pub(super) struct ObjectRow {
-    pub content: ContentId,
-    pub head: ObjectHead,
-    pub upload: Option<String>,
-}
-
-pub(super) fn object(c: &Connection, at: &Place) -> Result<Option<ObjectRow>, BackendError> {
-    let mut query = c.prepare_cached(
-        "SELECT content, size, modified, etag, checksum, parts, upload, meta FROM object WHERE bucket = ?1 AND key = ?2",
-    )?;
-    let mut rows = query.query(params![at.bucket.row(), at.key.as_bytes()])?;
-    rows.next()?.map(read_object).transpose()
-}
-
-fn read_object(row: &Row<'_>) -> Result<ObjectRow, BackendError> {
-    let checksum = row.get_ref(4)?.as_blob_or_null().map_err(|error| BackendError::Damaged(error.to_string()))?;
-    let meta = row.get_ref(7)?.as_blob().map_err(|error| BackendError::Damaged(error.to_string()))?;
-    let head = ObjectHead {
-        size: size(row.get(1)?),
-        etag: row.get(3)?,
-        modified: Timestamp::from_millis(row.get(2)?),
-        checksum: unpack_checksum(checksum)?,
-        meta: Arc::new(unpack::<ObjectMeta>(meta)?),
-        parts: row.get(5)?,
-    };
-    Ok(ObjectRow { content: row.get::<_, i64>(0)?.cast_unsigned(), head, upload: row.get(6)? })
-}
-
-/// What decides a condition: the content's number and the ETag.
-fn current(c: &Connection, at: &Place) -> Result<Option<(ContentId, String)>, BackendError> {
-    let mut query = c.prepare_cached("SELECT content, etag FROM object WHERE bucket = ?1 AND key = ?2")?;
-    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?.cast_unsigned(), row.get(1)?));
-    Ok(query.query_row(params![at.bucket.row(), at.key.as_bytes()], read).optional()?)
-}
-
-pub(super) fn check_condition(c: &Connection, at: &Place, condition: &WriteCondition) -> Result<(), BackendError> {
-    condition.check(current(c, at)?.as_ref().map(|(_, etag)| etag.as_str()))
-}
-
-/// Makes `new` the object at `at`. Whether files became garbage.
-pub(super) fn put_object(
-    c: &Connection,
-    at: &Place,
-    new: &NewObject,
-    condition: &WriteCondition,
-) -> Result<bool, BackendError> {
-    check_writable(c, at.bucket)?;
-    let before = current(c, at)?;
-    condition.check(before.as_ref().map(|(_, etag)| etag.as_str()))?;
-    let meta = pack(&*new.head.meta)?;
-    let checksum = pack_checksum(new.head.checksum.as_ref())?;
-    put_content(c, new.content, &new.data)?;
-    let mut insert = c.prepare_cached(
-        "INSERT OR REPLACE INTO object (bucket, key, content, size, modified, etag, checksum, parts, upload, meta)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
-    )?;
-    let head = &new.head;
-    insert.execute(params![
-        at.bucket.row(),
-        at.key.as_bytes(),
-        new.content.cast_signed(),
-        head.size.cast_signed(),
-        head.modified.millis(),
-        head.etag,
-        checksum,
-        head.parts,
-        new.upload,
-        meta
-    ])?;
-    match before {
-        Some((content, _)) => drop_content(c, content),
-        None => Ok(false),
-    }
 }
 
 pub(super) fn put_content(c: &Connection, id: ContentId, data: &Data) -> Result<(), BackendError> {
@@ -243,24 +170,4 @@ pub(super) fn drop_content(c: &Connection, id: ContentId) -> Result<bool, Backen
         discard.execute([file.cast_signed()])?;
     }
     Ok(!files.is_empty())
-}
-
-/// Whether there was an object, and whether files became garbage.
-pub(super) fn delete_object(
-    c: &Connection,
-    at: &Place,
-    condition: &WriteCondition,
-) -> Result<(bool, bool), BackendError> {
-    let before = current(c, at)?;
-    condition.check(before.as_ref().map(|(_, etag)| etag.as_str()))?;
-    let Some((content, _)) = before else { return Ok((false, false)) };
-    let mut delete = c.prepare_cached("DELETE FROM object WHERE bucket = ?1 AND key = ?2")?;
-    delete.execute(params![at.bucket.row(), at.key.as_bytes()])?;
-    Ok((true, drop_content(c, content)?))
-}
-
-pub(super) fn set_object_meta(c: &Connection, at: &Place, meta: &ObjectMeta) -> Result<(), BackendError> {
-    let mut update = c.prepare_cached("UPDATE object SET meta = ?3 WHERE bucket = ?1 AND key = ?2")?;
-    update.execute(params![at.bucket.row(), at.key.as_bytes(), pack(meta)?])?;
-    Ok(())
 }
