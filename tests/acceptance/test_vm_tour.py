@@ -116,6 +116,52 @@ def test_reboot_is_the_same_machine(guest):
     assert guest.ssh("cat /root/kept") == "kept"
 
 
+def test_an_elastic_address_stays_over_stop_and_start(guest):
+    ec2 = guest.tenant.ec2
+    own = guest.public_ip
+    address = ec2.allocate_address(Domain="vpc")
+    ec2.associate_address(AllocationId=address["AllocationId"], InstanceId=guest.id)
+    assert guest.public_ip == address["PublicIp"] != own
+    guest.wait_for_ssh()
+    ec2.stop_instances(InstanceIds=[guest.id])
+    guest.wait_for("stopped")
+    ec2.start_instances(InstanceIds=[guest.id])
+    guest.wait_for("running").wait_for_ssh()
+    assert guest.public_ip == address["PublicIp"]
+    [described] = ec2.describe_addresses(AllocationIds=[address["AllocationId"]])["Addresses"]
+    ec2.disassociate_address(AssociationId=described["AssociationId"])
+    ec2.release_address(AllocationId=address["AllocationId"])
+    refused("InvalidAllocationID.NotFound", ec2.release_address, AllocationId=address["AllocationId"])
+
+
+def test_an_image_of_one_s_own(tenant, tmp_path):
+    """From an object and from a snapshot; both boot."""
+    cloud, ec2 = tenant.cloud, tenant.ec2
+    disk = tmp_path / "disk.raw"
+    cloud.terroir("image", "export", "tiny", str(disk))
+    cloud.aws("s3", "mb", "s3://own-images")
+    cloud.aws("s3", "cp", str(disk), "s3://own-images/disk.raw")
+    refused("NoSuchKey", ec2.register_image, Name="absent", ImageLocation="own-images/absent.raw")
+    by_object = ec2.register_image(Name="by-object", ImageLocation="own-images/disk.raw", RootDeviceName="/dev/sda1")
+    [described] = ec2.describe_images(ImageIds=[by_object["ImageId"]])["Images"]
+    assert described["ImageLocation"] == "own-images/disk.raw" and not described["Public"]
+    snapshot = described["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    mapping = {"DeviceName": "/dev/sda1", "Ebs": {"SnapshotId": snapshot}}
+    by_snapshot = ec2.register_image(Name="by-snapshot", RootDeviceName="/dev/sda1", BlockDeviceMappings=[mapping])
+    # The image no longer needs the object that it came from.
+    cloud.aws("s3", "rb", "--force", "s3://own-images")
+    guests = [tenant.launch(ImageId=image["ImageId"]) for image in (by_object, by_snapshot)]
+    for guest in guests:
+        guest.wait_for("running").wait_for_ssh()
+        guest.terminate()
+    for guest in guests:
+        guest.wait_for("terminated")
+    for image in (by_object, by_snapshot):
+        ec2.deregister_image(ImageId=image["ImageId"])
+        launch = {"ImageId": image["ImageId"], "InstanceType": "tr1.pico", "MinCount": 1, "MaxCount": 1}
+        refused("InvalidAMIID.NotFound", ec2.run_instances, **launch)
+
+
 def test_terminate_leaves_nothing(guest):
     ec2 = guest.tenant.ec2
     [mapping] = guest.describe()["BlockDeviceMappings"]

@@ -2,11 +2,12 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{Stream, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use terroir_block_storage::aws::{ObjectFacts, ObjectSource};
+use terroir_block_storage::model::ObjectRef;
 use terroir_block_storage::ops::BlobSource;
 use terroir_compute::gateway::BlobStore;
 use terroir_object_storage::backend::{BoxError, BucketId, Delete, ObjectBackend, OpenObject, Place, Put};
@@ -104,20 +105,26 @@ impl BlobStore for Blobs {
 
 #[async_trait]
 impl ObjectSource for Blobs {
-    async fn stat(&self, account: AccountId, bucket: &str, key: &str) -> Result<ObjectFacts, Error> {
+    async fn take_over(&self, account: AccountId, object: &ObjectRef, blob: &str) -> Result<ObjectFacts, Error> {
+        let ObjectRef { bucket, key } = object;
         let place = self.place(account, bucket, key).await?;
         let found = self.backend.open(&place, None).await?.found();
-        let object = found.ok_or_else(|| {
+        let found = found.ok_or_else(|| {
             Error::not_found("NoSuchKey", format!("The specified key does not exist: {bucket}/{key}"))
         })?;
-        let mut stream = object.stream_all();
-        let (mut digest, mut head) = (Sha256::new(), Vec::new());
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| Error::internal(format_args!("reading {bucket}/{key}: {error}")))?;
-            digest.update(&chunk);
+        let head = Arc::new(Mutex::new(Vec::new()));
+        let recorder = Arc::clone(&head);
+        let body = found.stream_all().inspect_ok(move |chunk| {
+            let mut head = recorder.lock().unwrap_or_else(PoisonError::into_inner);
             let missing = HEAD_BYTES.saturating_sub(head.len());
             head.extend_from_slice(&chunk[..chunk.len().min(missing)]);
-        }
-        Ok(ObjectFacts { size_bytes: object.head.size, sha256: hex::encode(digest.finalize()), head })
+        });
+        let StoredBlob { size_bytes, sha256 } = self.put(blob, body).await?;
+        let head = std::mem::take(&mut *head.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(ObjectFacts { size_bytes, sha256, head })
+    }
+
+    async fn forget(&self, blob: &str) -> Result<(), Error> {
+        self.remove(blob).await
     }
 }

@@ -21,11 +21,17 @@ pub struct ObjectFacts {
     pub head: Vec<u8>,
 }
 
-/// Reads objects that images are registered from.
+/// Takes over objects that images are registered from.
 #[async_trait]
 pub trait ObjectSource: Send + Sync {
-    /// Errors: S3's `NoSuchBucket` and `NoSuchKey`.
-    async fn stat(&self, account: AccountId, bucket: &str, key: &str) -> Result<ObjectFacts, Error>;
+    /// Keeps the object's bytes in the blob store under the name `blob`, durably: what becomes of the object
+    /// afterwards concerns the image no more.
+    ///
+    /// Errors: S3's `NoSuchBucket` and `NoSuchKey`; those of the disk.
+    async fn take_over(&self, account: AccountId, object: &ObjectRef, blob: &str) -> Result<ObjectFacts, Error>;
+
+    /// Removes what was kept in vain.
+    async fn forget(&self, blob: &str) -> Result<(), Error>;
 }
 
 pub struct RegisterImage {
@@ -71,19 +77,31 @@ impl LiveAction for RegisterImage {
     ) -> Result<ec2::RegisterImageResult, Error> {
         check_options(&request)?;
         let account = cx.caller.account;
-        let source = match &request.image_location {
-            Some(text) => {
-                let object = location(text)?;
-                let facts = self.objects.stat(account, &object.bucket, &object.key).await?;
-                let (format, disk_bytes) = disk(&facts.head, facts.size_bytes)?;
-                let blob = Blob { sha256: facts.sha256, size_bytes: facts.size_bytes, format };
-                Some((object, blob, disk_bytes))
-            }
-            None => None,
-        };
         let now = cx.clock.now();
-        let (image, _) =
-            cx.store.transact(&[], |txn| register(txn, cx.ids, account, now, &request, source.as_ref())).await?;
+        let Some(text) = &request.image_location else {
+            let (image, _) = cx.store.transact(&[], |txn| register(txn, cx.ids, account, now, &request, None)).await?;
+            return Ok(ec2::RegisterImageResult { image_id: Some(image.id.to_string()) });
+        };
+        let object = location(text)?;
+        let id = SnapshotId::generate(cx.ids);
+        let blob = ops::snapshot_blob(id);
+        let facts = self.objects.take_over(account, &object, &blob).await?;
+        let registered = async {
+            let (format, disk_bytes) = disk(&facts.head, facts.size_bytes)?;
+            let stored = Blob { sha256: facts.sha256, size_bytes: facts.size_bytes, format };
+            let root = Root { id, object: &object, blob: &stored, disk_bytes };
+            cx.store.transact(&[], |txn| register(txn, cx.ids, account, now, &request, Some(&root))).await
+        }
+        .await;
+        let image = match registered {
+            Ok((image, _)) => image,
+            // Whether an unavailable store has kept it is not known: then the bytes stay.
+            Err(error) if matches!(error.class(), ErrorClass::Unavailable | ErrorClass::Internal) => return Err(error),
+            Err(error) => {
+                self.objects.forget(&blob).await?;
+                return Err(error);
+            }
+        };
         Ok(ec2::RegisterImageResult { image_id: Some(image.id.to_string()) })
     }
 }
@@ -113,19 +131,19 @@ fn register(
     account: AccountId,
     now: Timestamp,
     request: &ec2::RegisterImageRequest,
-    source: Option<&(ObjectRef, Blob, u64)>,
+    source: Option<&Root<'_>>,
 ) -> Result<Image, Error> {
     let image_tags = specified_tags(&request.tag_specifications, "image", &["snapshot"])?;
     let snapshot_tags = specified_tags(&request.tag_specifications, "snapshot", &["image"])?;
     let root_device = request.root_device_name.clone().filter(|d| !d.is_empty());
     let root_device = root_device.unwrap_or_else(|| DEFAULT_ROOT_DEVICE.to_owned());
     let mut mappings = mappings(txn, account, request)?;
-    if let Some((object, blob, disk_bytes)) = source {
+    if let Some(source) = source {
         if mappings.iter().any(|mapping| mapping.device == root_device) {
             let message = "The root device comes from ImageLocation; it cannot be mapped as well.";
             return Err(Error::invalid("InvalidBlockDeviceMapping", message));
         }
-        let root = root_from_object(txn, ids, account, now, (object, blob, *disk_bytes), snapshot_tags, &root_device)?;
+        let root = root_from_object(txn, account, now, source, snapshot_tags, &root_device)?;
         mappings.insert(0, root);
     }
     if !mappings.iter().any(|mapping| mapping.device == root_device && mapping.snapshot.is_some()) {
@@ -148,21 +166,28 @@ fn register(
     ops::register_image(txn, ids, account, now, request)
 }
 
+/// A disk that was an object, now in the blob store.
+struct Root<'a> {
+    id: SnapshotId,
+    object: &'a ObjectRef,
+    blob: &'a Blob,
+    disk_bytes: u64,
+}
+
 fn root_from_object(
     txn: &mut Txn,
-    ids: &dyn IdSource,
     account: AccountId,
     now: Timestamp,
-    (object, blob, disk_bytes): (&ObjectRef, &Blob, u64),
+    root: &Root<'_>,
     tags: Tags,
     device: &str,
 ) -> Result<ImageMapping, Error> {
     let snapshot = SnapshotRequest {
-        id: SnapshotId::generate(ids),
-        blob: blob.clone(),
-        disk_bytes,
-        description: format!("Created from {}/{}", object.bucket, object.key),
-        object: Some(object.clone()),
+        id: root.id,
+        blob: root.blob.clone(),
+        disk_bytes: root.disk_bytes,
+        description: format!("Created from {}/{}", root.object.bucket, root.object.key),
+        object: None,
         tags,
     };
     let snapshot = ops::create_snapshot(txn, account, now, snapshot)?;

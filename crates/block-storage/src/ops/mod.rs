@@ -11,7 +11,9 @@ pub use images::{
     system_image_named,
 };
 pub use sizing::{VolumeChoice, VolumeShape, resolve_shape};
-pub use snapshots::{BlobSource, SnapshotRequest, blob_source, create_snapshot, find_snapshot, forget_snapshot};
+pub use snapshots::{
+    BlobSource, SnapshotRequest, blob_source, create_snapshot, find_snapshot, forget_snapshot, snapshot_blob,
+};
 pub use status::{VolumeOutcome, apply_volume_status, host_lost};
 pub use volumes::{
     NewVolume, attach, create_volume, delete_volume, detach, find_volume, instance_gone, set_delete_on_termination,

@@ -16,6 +16,7 @@ pub struct SnapshotRequest {
     /// Size of the disk inside the blob; rounded up to a whole GiB.
     pub disk_bytes: u64,
     pub description: String,
+    /// An object that holds the bytes, instead of the blob store.
     pub object: Option<ObjectRef>,
     pub tags: Tags,
 }
@@ -84,6 +85,11 @@ pub fn blob_source(txn: &Txn, volume: &Volume) -> Result<Option<BlobSource>, Err
     let snapshot = find_snapshot(txn, volume.account, id)?;
     Ok(Some(match &snapshot.tenant.object {
         Some(object) => BlobSource::Object { account: snapshot.account, object: object.clone() },
-        None => BlobSource::Stored { name: format!("snapshot/{id}") },
+        None => BlobSource::Stored { name: snapshot_blob(id) },
     }))
+}
+
+/// The name of a snapshot's bytes in the blob store.
+pub fn snapshot_blob(id: SnapshotId) -> String {
+    format!("snapshot/{id}")
 }

@@ -8,6 +8,7 @@ use terroir_block_storage::aws::{
     DeleteVolume, DeregisterImage, DescribeImages, DescribeSnapshots, DescribeVolumeStatus, DescribeVolumes,
     ObjectFacts, ObjectSource, RegisterImage,
 };
+use terroir_block_storage::model::ObjectRef;
 use terroir_types::{AccountId, Clock, Error, InstanceId};
 
 use super::{Cloud, ROOMY, code};
@@ -221,11 +222,16 @@ struct OneObject;
 
 #[async_trait]
 impl ObjectSource for OneObject {
-    async fn stat(&self, _: AccountId, bucket: &str, key: &str) -> Result<ObjectFacts, Error> {
-        if (bucket, key) != ("images", "disk.raw") {
+    async fn take_over(&self, _: AccountId, object: &ObjectRef, _: &str) -> Result<ObjectFacts, Error> {
+        if (object.bucket.as_str(), object.key.as_str()) != ("images", "disk.raw") {
             return Err(Error::not_found("NoSuchKey", "The specified key does not exist."));
         }
         Ok(ObjectFacts { size_bytes: 3 << 29, sha256: "cd".repeat(32), head: vec![0xeb; 4096] })
+    }
+
+    async fn forget(&self, blob: &str) -> Result<(), Error> {
+        assert!(blob.starts_with("snapshot/snap-"), "{blob}");
+        Ok(())
     }
 }
 
