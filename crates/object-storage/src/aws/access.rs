@@ -72,6 +72,10 @@ const PERMISSIONS: &[(&str, On, &[&str])] = &[
     ("PutBucketNotificationConfiguration", On::Bucket, &["s3:PutBucketNotification"]),
     ("GetBucketAccelerateConfiguration", On::Bucket, &["s3:GetAccelerateConfiguration"]),
     ("PutBucketAccelerateConfiguration", On::Bucket, &["s3:PutAccelerateConfiguration"]),
+    ("ListBucketAnalyticsConfigurations", On::Bucket, &["s3:GetAnalyticsConfiguration"]),
+    ("ListBucketInventoryConfigurations", On::Bucket, &["s3:GetInventoryConfiguration"]),
+    ("ListBucketMetricsConfigurations", On::Bucket, &["s3:GetMetricsConfiguration"]),
+    ("ListBucketIntelligentTieringConfigurations", On::Bucket, &["s3:GetIntelligentTieringConfiguration"]),
 ];
 
 /// A bucket that the request names, found and the caller's own.

@@ -111,18 +111,29 @@ pub(super) fn check_tags(pairs: Vec<(String, String)>) -> S3Result<StringMap> {
     let count = pairs.len();
     let mut tags = StringMap::new();
     for (name, value) in pairs {
-        if name.is_empty() || name.chars().count() > 128 || name.starts_with("aws:") {
-            return Err(invalid("InvalidTag", "The TagKey you have provided is invalid"));
-        }
-        if value.chars().count() > 256 {
-            return Err(invalid("InvalidTag", "The TagValue you have provided is invalid"));
-        }
+        check_tag(&name, &value)?;
         tags.insert(name, value);
     }
     if tags.len() < count {
         return Err(invalid("InvalidTag", "Cannot provide multiple Tags with the same key"));
     }
     Ok(tags)
+}
+
+/// # Errors
+/// `InvalidTag`.
+pub(super) fn check_tag(name: &str, value: &str) -> S3Result<()> {
+    let reserved = name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
+    if name.is_empty() || name.chars().count() > 128 {
+        return Err(invalid("InvalidTag", "The TagKey you have provided is invalid"));
+    }
+    if reserved {
+        return Err(invalid("InvalidTag", "System tags cannot be added/updated by requester"));
+    }
+    if value.chars().count() > 256 {
+        return Err(invalid("InvalidTag", "The TagValue you have provided is invalid"));
+    }
+    Ok(())
 }
 
 /// `If-Match` and `If-None-Match` of a write.

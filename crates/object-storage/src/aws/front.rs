@@ -8,13 +8,14 @@
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE, TRANSFER_ENCODING,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, ORIGIN, RANGE,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::StreamBody;
 use hyper::body::{Body as HttpBody, Frame};
-use s3s::host::{S3Host, VirtualHost};
+use s3s::path::S3Path;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3Result};
 use std::sync::{Arc, OnceLock};
@@ -25,10 +26,12 @@ use terroir_iam::{Iam, RequestFacts};
 use terroir_types::{Clock, IdSource};
 
 use super::access::Access;
+use super::address::Domains;
 use super::body::{BodyState, CheckedBody, Claims, Proof};
 use super::chunked::ChunkSigner;
+use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
-use super::service::S3Api;
+use super::service::{AnswerStatus, S3Api};
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
 
@@ -84,6 +87,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     region: String,
+    domains: Domains,
+    api: S3Api,
     service: S3Service,
 }
 
@@ -96,14 +101,15 @@ pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Er
     let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone());
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());
-    builder.set_access(Access::new(api));
+    builder.set_access(Access::new(api.clone()));
     // s3s asks the access hook only where it could authenticate; it never gets anything to authenticate.
     builder.set_auth(NoKeys);
-    builder.set_host(Domains(domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect()));
+    let domains = Domains::new(domains);
+    builder.set_host(domains.clone());
     let mut config = s3s::config::S3Config::default();
     config.xml_max_body_size = MAX_DOCUMENT;
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
-    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, service: builder.build() })))
+    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, domains, api, service: builder.build() })))
 }
 
 struct NoKeys;
@@ -112,23 +118,6 @@ struct NoKeys;
 impl s3s::auth::S3Auth for NoKeys {
     async fn get_secret_key(&self, _access_key: &str) -> S3Result<s3s::auth::SecretKey> {
         Err(access_denied())
-    }
-}
-
-struct Domains(Vec<String>);
-
-impl S3Host for Domains {
-    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
-        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-        let name = name.map_or(host, |(name, _)| name);
-        let lower = name.to_ascii_lowercase();
-        for domain in &self.0 {
-            let bucket = lower.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
-            if let Some(bucket) = bucket.filter(|bucket| !bucket.is_empty()) {
-                return Ok(VirtualHost::new(domain.as_str()).with_bucket(bucket.to_owned()));
-            }
-        }
-        Ok(VirtualHost::new(name))
     }
 }
 
@@ -145,13 +134,30 @@ impl S3Front {
         let request_id = request_id.unwrap_or_else(|| format!("{:016X}", self.0.ids.next_u64()));
         let is_head = parts.method == Method::HEAD;
         let mut outcome = S3Outcome::default();
-        let mut response = match self.admit(&parts).await {
-            Err(error) => error_response(error),
-            Ok(admitted) => self.serve(parts, body, admitted, &mut outcome).await,
+        let cross_origin = self.cross_origin(&parts);
+        let mut response = if parts.method == Method::OPTIONS {
+            let bucket = self.0.domains.locate(&parts);
+            let bucket = bucket.as_ref().and_then(S3Path::get_bucket_name);
+            self.0.api.preflight(&parts, bucket).await.unwrap_or_else(error_response)
+        } else {
+            match self.admit(&parts).await {
+                Err(error) => error_response(error),
+                Ok(admitted) => self.serve(parts, body, admitted, &mut outcome).await,
+            }
         };
         finish(&mut response, &request_id, is_head, &mut outcome);
+        if let Some(cross_origin) = cross_origin {
+            self.0.api.say_cross_origin(&cross_origin, response.headers_mut()).await;
+        }
         response.extensions_mut().insert(outcome);
         response
+    }
+
+    fn cross_origin(&self, parts: &Parts) -> Option<CrossOriginHeaders> {
+        if parts.method == Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
+            return None;
+        }
+        CrossOriginHeaders::read(parts, self.0.domains.locate(parts)?.get_bucket_name())
     }
 
     /// Who is asking, and how the body will prove itself.
@@ -199,7 +205,7 @@ impl S3Front {
         let Admitted { caller, facts, proof, length } = admitted;
         outcome.caller = Some(caller.clone());
         let state = Arc::new(BodyState::default());
-        let claims = match claims(&parts) {
+        let claims = match claims(&parts, self.0.domains.locate(&parts).as_ref()) {
             Ok(claims) => claims,
             Err(error) => return error_response(error),
         };
@@ -213,13 +219,16 @@ impl S3Front {
             }
             Err(error) => return error_response(error),
         };
-        let response = match self.0.service.call(request).await {
+        let mut response = match self.0.service.call(request).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(?error, "an S3 answer could not be written");
                 error_response(s3("InternalError", StatusCode::INTERNAL_SERVER_ERROR, "An internal error occurred"))
             }
         };
+        if let Some(AnswerStatus(status)) = response.extensions_mut().remove() {
+            *response.status_mut() = status;
+        }
         if let Some((operation, bucket, key)) = scope.operation.get() {
             outcome.operation = Some(operation.clone());
             outcome.bucket.clone_from(bucket);
@@ -316,9 +325,9 @@ fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) ->
 }
 
 /// Documents are checked here; objects by their operations, which compute digests anyway.
-fn claims(parts: &Parts) -> S3Result<Claims> {
-    let is_object = parts.method == Method::PUT && !is_document(parts.uri.query().unwrap_or_default());
-    if is_object {
+fn claims(parts: &Parts, located: Option<&S3Path>) -> S3Result<Claims> {
+    let at_object = located.is_some_and(|path| path.as_object().is_some());
+    if parts.method == Method::PUT && at_object && !is_document(parts.uri.query().unwrap_or_default()) {
         return Ok(Claims::default());
     }
     let md5 = text(&parts.headers, "content-md5").map(super::object::parse_md5).transpose()?;
@@ -332,7 +341,7 @@ fn claims(parts: &Parts) -> S3Result<Claims> {
 }
 
 fn is_document(query: &str) -> bool {
-    let names = ["tagging", "acl", "retention", "legal-hold", "versioning", "policy", "cors", "lifecycle"];
+    let names = ["tagging", "acl", "retention", "legal-hold"];
     query.split('&').any(|pair| names.contains(&pair.split('=').next().unwrap_or_default()))
 }
 

@@ -2,11 +2,14 @@
 
 mod absent;
 mod access;
+mod address;
 mod body;
 mod bucket;
 mod chunked;
+mod configuration;
 mod convert;
 mod copy;
+mod cors;
 mod delete;
 mod error;
 mod front;
@@ -14,6 +17,7 @@ mod listing;
 mod multipart;
 mod object;
 mod service;
+mod tagging;
 mod versions;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

@@ -57,6 +57,10 @@ impl S3Api {
     }
 }
 
+/// The status of an answer where s3s has another one; an extension of the response.
+#[derive(Clone, Copy)]
+pub(super) struct AnswerStatus(pub http::StatusCode);
+
 /// What the access hook left with a request.
 pub(super) trait Scoped {
     fn scope(&self) -> S3Result<&RequestScope>;
@@ -117,6 +121,18 @@ operations! {
     get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput -> GetBucketAccelerateConfigurationOutput,
     get_object_lock_configuration: GetObjectLockConfigurationInput -> GetObjectLockConfigurationOutput,
     get_bucket_notification_configuration: GetBucketNotificationConfigurationInput -> GetBucketNotificationConfigurationOutput,
+    put_bucket_cors: PutBucketCorsInput -> PutBucketCorsOutput,
+    delete_bucket_cors: DeleteBucketCorsInput -> DeleteBucketCorsOutput,
+    put_bucket_tagging: PutBucketTaggingInput -> PutBucketTaggingOutput,
+    delete_bucket_tagging: DeleteBucketTaggingInput -> DeleteBucketTaggingOutput,
+    put_bucket_request_payment: PutBucketRequestPaymentInput -> PutBucketRequestPaymentOutput,
+    put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput -> PutBucketAccelerateConfigurationOutput,
+    put_bucket_logging: PutBucketLoggingInput -> PutBucketLoggingOutput,
+    put_bucket_notification_configuration: PutBucketNotificationConfigurationInput -> PutBucketNotificationConfigurationOutput,
+    list_bucket_analytics_configurations: ListBucketAnalyticsConfigurationsInput -> ListBucketAnalyticsConfigurationsOutput,
+    list_bucket_inventory_configurations: ListBucketInventoryConfigurationsInput -> ListBucketInventoryConfigurationsOutput,
+    list_bucket_metrics_configurations: ListBucketMetricsConfigurationsInput -> ListBucketMetricsConfigurationsOutput,
+    list_bucket_intelligent_tiering_configurations: ListBucketIntelligentTieringConfigurationsInput -> ListBucketIntelligentTieringConfigurationsOutput,
     put_object: PutObjectInput -> PutObjectOutput,
     get_object: GetObjectInput -> GetObjectOutput,
     head_object: HeadObjectInput -> HeadObjectOutput,

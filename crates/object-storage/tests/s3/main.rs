@@ -4,6 +4,7 @@ mod authentication;
 mod bodies;
 mod checksums;
 mod configuration;
+mod cors;
 mod crash;
 mod harness;
 mod listing;
