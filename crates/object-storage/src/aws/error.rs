@@ -24,10 +24,6 @@ pub(super) fn invalid_argument(message: impl Into<String>) -> S3Error {
     invalid("InvalidArgument", message)
 }
 
-pub(super) fn malformed_xml() -> S3Error {
-    invalid("MalformedXML", "The XML you provided was not well-formed or did not validate against our published schema")
-}
-
 pub(super) fn access_denied() -> S3Error {
     s3("AccessDenied", StatusCode::FORBIDDEN, "Access Denied")
 }
