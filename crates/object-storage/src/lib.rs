@@ -8,6 +8,7 @@ pub mod backend;
 pub mod budget;
 pub mod checksum;
 pub mod cors;
+pub mod guard;
 pub mod model;
 pub mod ops;
 pub mod settings;

@@ -15,13 +15,6 @@ fn none(code: &str, message: &str) -> S3Error {
 }
 
 impl S3Api {
-    pub(super) async fn get_bucket_policy(
-        &self,
-        _request: S3Request<GetBucketPolicyInput>,
-    ) -> S3Result<S3Response<GetBucketPolicyOutput>> {
-        Err(none("NoSuchBucketPolicy", "The bucket policy does not exist"))
-    }
-
     pub(super) async fn get_bucket_lifecycle_configuration(
         &self,
         _request: S3Request<GetBucketLifecycleConfigurationInput>,
@@ -36,24 +29,6 @@ impl S3Api {
     ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
         let message = "The server side encryption configuration was not found";
         Err(none("ServerSideEncryptionConfigurationNotFoundError", message))
-    }
-
-    pub(super) async fn get_public_access_block(
-        &self,
-        _request: S3Request<GetPublicAccessBlockInput>,
-    ) -> S3Result<S3Response<GetPublicAccessBlockOutput>> {
-        let message = "The public access block configuration was not found";
-        Err(none("NoSuchPublicAccessBlockConfiguration", message))
-    }
-
-    pub(super) async fn get_bucket_ownership_controls(
-        &self,
-        _request: S3Request<GetBucketOwnershipControlsInput>,
-    ) -> S3Result<S3Response<GetBucketOwnershipControlsOutput>> {
-        let enforced = ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED);
-        let rules = vec![OwnershipControlsRule { object_ownership: enforced }];
-        let ownership_controls = Some(OwnershipControls { rules });
-        Ok(S3Response::new(GetBucketOwnershipControlsOutput { ownership_controls }))
     }
 
     pub(super) async fn get_bucket_logging(

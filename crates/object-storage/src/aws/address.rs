@@ -13,7 +13,10 @@ pub(super) struct Domains(Vec<String>);
 
 impl Domains {
     pub(super) fn new(domains: impl IntoIterator<Item = String>) -> Self {
-        Self(domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect())
+        let mut domains: Vec<_> = domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect();
+        // `a.s3.localhost` is bucket `a` below `s3.localhost`, not `a.s3` below `localhost`.
+        domains.sort_by_key(|domain| std::cmp::Reverse(domain.len()));
+        Self(domains)
     }
 
     /// The domain and the bucket in front of it. `host` may have a port.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use terroir_action::Caller;
 use terroir_iam::sigv4::{PathRule, Presented, SignatureError, SigningKey};
 use terroir_iam::{Iam, RequestFacts};
-use terroir_types::{Clock, IdSource};
+use terroir_types::{Clock, IdSource, Timestamp};
 
 use super::access::Access;
 use super::address::Domains;
@@ -34,6 +34,7 @@ use super::error::{access_denied, from_authentication, from_domain, from_signatu
 use super::service::{AnswerStatus, S3Api};
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
+use crate::guard::NewBuckets;
 
 /// How far a client's clock may be off, as in AWS.
 const SKEW: Duration = Duration::from_secs(15 * 60);
@@ -52,6 +53,8 @@ pub struct S3Options {
     pub region: String,
     /// Domains below which a host's first labels are a bucket: `BUCKET.DOMAIN`. Without a port.
     pub domains: Vec<String>,
+    /// What buckets are told when they are made.
+    pub new_buckets: NewBuckets,
 }
 
 /// The request's number, if the server in front gave it one; an extension of the request.
@@ -74,8 +77,34 @@ pub struct S3Outcome {
 pub(super) struct RequestScope {
     pub caller: Caller,
     pub facts: RequestFacts,
+    /// None: nobody signed.
+    pub signed: Option<Signed>,
     pub body: Arc<BodyState>,
     pub operation: OnceLock<(String, Option<String>, Option<String>)>,
+}
+
+/// How a request was signed.
+pub(super) struct Signed {
+    pub place: SignaturePlace,
+    pub at: Timestamp,
+    /// `x-amz-content-sha256`, or what stands for it.
+    pub payload: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SignaturePlace {
+    Header,
+    Query,
+}
+
+impl SignaturePlace {
+    /// As the condition key `s3:authType` has it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Header => "REST-HEADER",
+            Self::Query => "REST-QUERY-STRING",
+        }
+    }
 }
 
 /// Serves S3. A cheap handle.
@@ -97,8 +126,8 @@ struct Inner {
 /// # Errors
 /// Those of the state store and the backend.
 pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
-    let S3Options { iam, backend, clock, ids, region, domains } = options;
-    let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone());
+    let S3Options { iam, backend, clock, ids, region, domains, new_buckets } = options;
+    let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone(), new_buckets);
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());
     builder.set_access(Access::new(api.clone()));
@@ -168,7 +197,10 @@ impl S3Front {
             .query()
             .is_some_and(|query| query.contains("X-Amz-Algorithm=") || query.contains("X-Amz-Signature="));
         let wrong = |error| from_signature(error, presigned);
-        let presented = Presented::read(parts).map_err(wrong)?;
+        let presented = match Presented::read(parts) {
+            Err(SignatureError::Missing) => return self.admit_anonymous(parts),
+            presented => presented.map_err(wrong)?,
+        };
         let now = self.0.clock.now();
         let regions = [self.0.region.as_str()];
         presented.check_scope_and_time("s3", &regions, now, SKEW).map_err(wrong)?;
@@ -187,14 +219,28 @@ impl S3Front {
         drop(txn);
         self.0.iam.record_use(&presented.access_key_id, "s3", &self.0.region).await;
 
-        let facts = parts.extensions.get::<RequestFacts>().cloned().unwrap_or_else(|| RequestFacts {
-            now,
+        let place = if presigned { SignaturePlace::Query } else { SignaturePlace::Header };
+        let signed = Signed { place, at: presented.signed_at, payload: payload.clone() };
+        let (proof, length) = proof(parts, &payload, Some((presented, key)))?;
+        Ok(Admitted { caller, facts: self.facts(parts), signed: Some(signed), proof, length })
+    }
+
+    /// Nobody signed: only the bucket can let that in.
+    fn admit_anonymous(&self, parts: &Parts) -> S3Result<Admitted> {
+        let payload = text(&parts.headers, "x-amz-content-sha256").unwrap_or(UNSIGNED);
+        let (proof, length) = proof(parts, payload, None)?;
+        Ok(Admitted { caller: Caller::anonymous(), facts: self.facts(parts), signed: None, proof, length })
+    }
+
+    fn facts(&self, parts: &Parts) -> RequestFacts {
+        let header = |name| text(&parts.headers, name).map(str::to_owned);
+        parts.extensions.get::<RequestFacts>().cloned().unwrap_or_else(|| RequestFacts {
+            now: self.0.clock.now(),
             region: self.0.region.clone(),
-            user_agent: text(&parts.headers, "user-agent").map(str::to_owned),
+            user_agent: header("user-agent"),
+            referer: header("referer"),
             ..RequestFacts::default()
-        });
-        let (proof, length) = proof(parts, &payload, presented, key)?;
-        Ok(Admitted { caller, facts, proof, length })
+        })
     }
 
     async fn serve<B>(&self, parts: Parts, body: B, admitted: Admitted, outcome: &mut S3Outcome) -> Response<Body>
@@ -202,14 +248,15 @@ impl S3Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Admitted { caller, facts, proof, length } = admitted;
+        let Admitted { caller, facts, signed, proof, length } = admitted;
         outcome.caller = Some(caller.clone());
         let state = Arc::new(BodyState::default());
         let claims = match claims(&parts, self.0.domains.locate(&parts).as_ref()) {
             Ok(claims) => claims,
             Err(error) => return error_response(error),
         };
-        let scope = Arc::new(RequestScope { caller, facts, body: Arc::clone(&state), operation: OnceLock::new() });
+        let scope =
+            Arc::new(RequestScope { caller, facts, signed, body: Arc::clone(&state), operation: OnceLock::new() });
         let request = match strip(parts, length, matches!(proof, Proof::Chunks { .. })) {
             Ok(mut parts) => {
                 parts.extensions.insert(Arc::clone(&scope));
@@ -245,6 +292,7 @@ impl S3Front {
 struct Admitted {
     caller: Caller,
     facts: RequestFacts,
+    signed: Option<Signed>,
     proof: Proof,
     /// Of the decoded body.
     length: Option<u64>,
@@ -279,7 +327,8 @@ fn payload_hash(headers: &HeaderMap, presigned: bool) -> S3Result<String> {
     }
 }
 
-fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) -> S3Result<(Proof, Option<u64>)> {
+/// `signature`: what the body's chunks may be signed after; none if nobody signed.
+fn proof(parts: &Parts, payload: &str, signature: Option<(Presented, SigningKey)>) -> S3Result<(Proof, Option<u64>)> {
     let number = |name: &str| -> S3Result<Option<u64>> {
         let wrong = || invalid("InvalidArgument", format!("The header {name} is not a number"));
         text(&parts.headers, name).map(|text| text.parse().map_err(|_| wrong())).transpose()
@@ -299,10 +348,13 @@ fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) ->
                 return Err(s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message));
             }
         };
-        let signer = signed.then(|| {
-            let Presented { scope, signed_at, signature, .. } = presented;
-            Box::new(ChunkSigner::new(key, scope, signed_at, signature))
-        });
+        let signer = match (signed, signature) {
+            (false, _) => None,
+            (true, Some((Presented { scope, signed_at, signature, .. }, key))) => {
+                Some(Box::new(ChunkSigner::new(key, scope, signed_at, signature)))
+            }
+            (true, None) => return Err(access_denied()),
+        };
         return Ok((Proof::Chunks { signer, trailers }, Some(decoded)));
     }
     if has_body && length.is_none() && parts.headers.contains_key(TRANSFER_ENCODING) {

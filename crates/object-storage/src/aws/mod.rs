@@ -2,6 +2,7 @@
 
 mod absent;
 mod access;
+mod acl;
 mod address;
 mod body;
 mod bucket;
@@ -16,6 +17,8 @@ mod front;
 mod listing;
 mod multipart;
 mod object;
+mod permissions;
+mod policy;
 mod service;
 mod tagging;
 mod versions;

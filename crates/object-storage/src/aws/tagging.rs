@@ -1,4 +1,4 @@
-//! Tags of buckets. They stand in the registry of resources, as those of everything else.
+//! Tags. Those of buckets stand in the registry of resources, as those of everything else; an object's are its own.
 
 use http::StatusCode;
 use s3s::dto::*;
@@ -6,8 +6,11 @@ use s3s::{S3Request, S3Response, S3Result};
 use terroir_resources::{MAX_TAGS, Tags};
 use terroir_store::Txn;
 
-use super::error::{from_domain, invalid, s3};
+use super::error::{from_backend, from_domain, invalid, s3};
+use super::permissions::{Need, of_signature, of_tags};
 use super::service::{AnswerStatus, S3Api, Scoped};
+use super::versions::{asked_version, permission_on_version, shown_version};
+use crate::backend::{Place, StringMap};
 use crate::model::Bucket;
 
 impl S3Api {
@@ -45,6 +48,65 @@ impl S3Api {
         let bucket = request.own_bucket()?.clone();
         self.change_bucket(&bucket, |txn, bucket| replace(txn, bucket, &Tags::new())).await?;
         Ok(S3Response::new(DeleteBucketTaggingOutput::default()))
+    }
+
+    pub(super) async fn get_object_tagging(
+        &self,
+        request: S3Request<GetObjectTaggingInput>,
+    ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
+        let version = asked_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
+        let head = self.need(&request, version.as_ref(), found).await?;
+        let versioning = self.versioning(request.own_bucket()?)?;
+        let tag = |(key, value): (&String, &String)| Tag { key: Some(key.clone()), value: Some(value.clone()) };
+        let tag_set = head.meta.tags.iter().map(tag).collect();
+        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: shown_version(versioning, &head.version) }))
+    }
+
+    pub(super) async fn put_object_tagging(
+        &self,
+        request: S3Request<PutObjectTaggingInput>,
+    ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
+        let version = asked_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let versioning = self.versioning(request.own_bucket()?)?;
+        let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
+        let pairs = request.input.tagging.tag_set.iter().cloned().map(pair).collect();
+        let tags = super::convert::check_tags(pairs)?;
+        self.may_tag(&request, &place, request.input.version_id.clone(), &tags).await?;
+        let tagged = self.backend().set_tags(&place, version.as_ref(), tags).await.map_err(from_backend)?;
+        Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
+    }
+
+    pub(super) async fn delete_object_tagging(
+        &self,
+        request: S3Request<DeleteObjectTaggingInput>,
+    ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
+        let version = asked_version(request.input.version_id.as_deref())?;
+        let place = request.place(&request.input.key)?;
+        let versioning = self.versioning(request.own_bucket()?)?;
+        let none = Default::default();
+        let untagged = self.backend().set_tags(&place, version.as_ref(), none).await.map_err(from_backend)?;
+        Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
+    }
+
+    /// Policies may look at the tags that an object is to get.
+    async fn may_tag<T>(
+        &self,
+        request: &S3Request<T>,
+        place: &Place,
+        version: Option<String>,
+        tags: &StringMap,
+    ) -> S3Result<()> {
+        let (scope, found) = (request.scope()?, request.found()?);
+        let mut need = Need::on_object("s3:PutObjectTagging", found.bucket.name(), &place.key);
+        if let Some(version) = &version {
+            permission_on_version(&mut need.target, version);
+        }
+        need.target.keys.extend(of_tags(tags));
+        need.target.keys.extend(of_signature(scope));
+        self.may_to(scope, found, &[Need::new(need.target)], Some((place.clone(), version))).await
     }
 }
 

@@ -12,13 +12,13 @@ async fn a_new_bucket_s_configurations() {
         ("tagging", "NoSuchTagSet"),
         ("encryption", "ServerSideEncryptionConfigurationNotFoundError"),
         ("publicAccessBlock", "NoSuchPublicAccessBlockConfiguration"),
+        ("ownershipControls", "OwnershipControlsNotFoundError"),
         ("website", "NoSuchWebsiteConfiguration"),
         ("replication", "ReplicationConfigurationNotFoundError"),
         ("object-lock", "ObjectLockConfigurationNotFoundError"),
     ];
     let present = [
         ("acl", "FULL_CONTROL"),
-        ("ownershipControls", "BucketOwnerEnforced"),
         ("logging", "BucketLoggingStatus"),
         ("requestPayment", "<Payer>BucketOwner</Payer>"),
         ("accelerate", "AccelerateConfiguration"),

@@ -1,5 +1,6 @@
 //! S3 as a client sees it, against the service in this process; and the backend below it.
 
+mod acls;
 mod authentication;
 mod bodies;
 mod checksums;
@@ -11,6 +12,7 @@ mod listing;
 mod migration;
 mod multipart;
 mod objects;
+mod policies;
 mod races;
 mod version_model;
 mod versions;
