@@ -15,6 +15,7 @@ use terroir_iam::Iam;
 use terroir_metering::UsageLog;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
+use terroir_object_storage::guard::NewBuckets;
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_store::{LocalKeyRing, Options, Store};
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
@@ -232,6 +233,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         ids: Arc::clone(&cloud.ids),
         region: cloud.region.name.clone(),
         domains: cloud.settings.s3_domains.clone(),
+        new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
     };
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }

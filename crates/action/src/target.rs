@@ -24,6 +24,12 @@ pub struct Target {
     pub policy: Option<Arc<ResourcePolicy>>,
     /// Nothing is allowed that the resource's policy does not allow, not even in its own account (keys, roles).
     pub policy_decides: bool,
+    /// The policy counts only where it denies: it is that of a place, and what lies there is somebody else's (objects
+    /// that another account wrote into a bucket).
+    pub policy_only_denies: bool,
+    /// A list of grants beside the policy (S3's ACLs) lets the caller in: as if the policy named its account, or, for
+    /// who did not sign, everyone.
+    pub granted: bool,
 }
 
 /// The policy of a resource, as it was checked when it was written (`terroir_iam::ops::resource_policy`).
@@ -48,6 +54,8 @@ impl Target {
             owner: None,
             policy: None,
             policy_decides: false,
+            policy_only_denies: false,
+            granted: false,
         }
     }
 

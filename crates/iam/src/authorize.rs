@@ -67,6 +67,34 @@ struct Applicable {
     standing: Standing,
 }
 
+/// See [`Iam::rule_in`].
+#[derive(Debug, Clone)]
+pub struct Ruling {
+    /// `Err` of class `Denied`, with AWS's wording.
+    pub allowed: Result<(), Error>,
+    pub depends: bool,
+}
+
+impl Applicable {
+    fn documents(&self) -> impl Iterator<Item = &Document> {
+        let sets = [&self.identity, &self.session].into_iter().flatten().flatten();
+        let resources = self.resources.iter().flatten().map(|of_resource| &of_resource.document);
+        sets.chain(&self.boundary).chain(resources).map(|document| &**document)
+    }
+
+    fn decide(&self, caller: &Caller, targets: &[Target], facts: &RequestFacts) -> Result<(), Error> {
+        let standing = &self.standing;
+        let of_caller = request_keys::of_caller(caller, &standing.principal_arn, &standing.tags, facts);
+        for (target, of_resource) in targets.iter().zip(&self.resources) {
+            let mut keys = of_caller.clone();
+            request_keys::add_target(&mut keys, target);
+            decide_target(caller, self, target, of_resource.as_ref(), &keys)
+                .map_err(|reason| denied(caller, target, reason))?;
+        }
+        Ok(())
+    }
+}
+
 impl Iam {
     /// Whether the caller may do everything in `targets`.
     ///
@@ -91,16 +119,28 @@ impl Iam {
         if targets.is_empty() {
             return Ok(());
         }
+        self.applicable(txn, caller, targets).await?.decide(caller, targets, facts)
+    }
+
+    /// As [`Iam::authorize_in`]; beside the decision says whether a policy that had a say depends on a condition key
+    /// whose name begins with `prefix`, which is in lower case. What is costly to find out is then worth asking for.
+    ///
+    /// # Errors
+    /// Those of the store; that the caller may not is no error here.
+    pub async fn rule_in(
+        &self,
+        txn: &Txn,
+        caller: &Caller,
+        targets: &[Target],
+        facts: &RequestFacts,
+        prefix: &str,
+    ) -> Result<Ruling, Error> {
         let applicable = self.applicable(txn, caller, targets).await?;
-        let standing = &applicable.standing;
-        let of_caller = request_keys::of_caller(caller, &standing.principal_arn, &standing.tags, facts);
-        for (target, of_resource) in targets.iter().zip(&applicable.resources) {
-            let mut keys = of_caller.clone();
-            request_keys::add_target(&mut keys, target);
-            decide_target(caller, &applicable, target, of_resource.as_ref(), &keys)
-                .map_err(|reason| denied(caller, target, reason))?;
+        let depends = applicable.documents().any(|document| document.asks_for(prefix));
+        match applicable.decide(caller, targets, facts) {
+            Err(error) if error.class() != ErrorClass::Denied => Err(error),
+            allowed => Ok(Ruling { allowed, depends }),
         }
-        Ok(())
     }
 
     /// Whether a role's trust policy lets this service become it.
@@ -330,6 +370,8 @@ fn decide_target(
     let place = Place {
         same_account: target.account().is_none_or(|account| account == caller.account),
         policy_decides: target.policy_decides || is_about_trust(&target.permission),
+        policy_only_denies: target.policy_only_denies,
+        granted: target.granted,
     };
     let policies = Policies {
         identity: applicable.identity.as_deref(),

@@ -17,6 +17,7 @@ mod service;
 mod session;
 pub mod sigv4;
 
+pub use authorize::Ruling;
 pub use aws::register;
 pub use builtin::BuiltinPolicy;
 pub use cache::RecentMap;

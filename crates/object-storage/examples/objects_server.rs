@@ -37,6 +37,7 @@ async fn main() -> Result<(), Failure> {
         ids,
         region: "eu-local-1".to_owned(),
         domains: vec!["localhost".to_owned()],
+        new_buckets: Default::default(),
     };
     let front = s3_service(options).await?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

@@ -3,9 +3,12 @@
 //! A bucket is a record of the state store ([`model`], [`ops`]); its objects are the [`backend`]'s, which knows it only
 //! by number.
 
+pub mod acl;
 pub mod backend;
 pub mod budget;
 pub mod checksum;
+pub mod cors;
+pub mod guard;
 pub mod model;
 pub mod ops;
 pub mod settings;

@@ -96,6 +96,17 @@ impl Condition {
         &self.key
     }
 
+    /// The condition keys that it looks at, in lower case.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        let (texts, arns) = match &self.test {
+            Test::Text { values, .. } => (values.as_slice(), &[][..]),
+            Test::Arn(values) => (&[][..], values.as_slice()),
+            _ => (&[][..], &[][..]),
+        };
+        let variables = texts.iter().flat_map(Pattern::variables).chain(arns.iter().flat_map(ArnPattern::variables));
+        std::iter::once(self.key.as_str()).chain(variables)
+    }
+
     /// Whether it holds only for requests that have the key with one of certain values.
     pub(super) fn is_fixed(&self) -> bool {
         // Without any value, ForAllValues holds too.

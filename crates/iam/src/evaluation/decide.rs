@@ -9,7 +9,7 @@
 //! same account, its policy names the role, boundary and session allow  yes
 //! identity, boundary and session policies allow
 //!     same account, unless the resource's policy decides               yes
-//!     its policy allows too                                            yes
+//!     its policy allows too, or a list of grants                       yes
 //! anything else                                                        no
 //! ```
 
@@ -184,11 +184,15 @@ pub struct Policies<'a> {
 }
 
 /// How caller and resource stand to each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Place {
     pub same_account: bool,
     /// The resource's policy must allow even in its own account.
     pub policy_decides: bool,
+    /// What the resource's policy allows does not count.
+    pub policy_only_denies: bool,
+    /// A list of grants names the caller's account, or everyone.
+    pub granted: bool,
 }
 
 /// A sort of policies.
@@ -227,8 +231,10 @@ pub fn judge(
     });
     let reach = match resource {
         Opinion::ExplicitDeny => return Err(Reason::Explicit(Layer::Resource)),
+        Opinion::Allows(_) if place.policy_only_denies => Reach::Nobody,
         Opinion::Allows(reach) => reach,
     };
+    let reach = if place.granted { reach.max(Reach::Account) } else { reach };
     let layers = [(Layer::Identity, identity), (Layer::Boundary, boundary), (Layer::Session, session)];
     if let Some((layer, _)) = layers.iter().find(|(_, decision)| *decision == Decision::ExplicitDeny) {
         return Err(Reason::Explicit(*layer));
@@ -237,7 +243,8 @@ pub fn judge(
         layers.iter().find(|(_, decision)| *decision != Decision::Allow).map(|(l, _)| *l)
     };
     if matches!(principal, Principal::Web(_) | Principal::Service(_) | Principal::Anonymous) {
-        let allowed = reach == Reach::Caller;
+        let listed = place.granted && principal == Principal::Anonymous;
+        let allowed = reach == Reach::Caller || listed;
         return if allowed { Ok(()) } else { Err(Reason::Missing(Layer::Resource)) };
     }
     let needed = match reach {

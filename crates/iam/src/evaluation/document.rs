@@ -3,6 +3,7 @@
 use super::condition::Condition;
 use super::json::Json;
 use super::pattern::{ArnPattern, Pattern, Syntax};
+use std::collections::BTreeSet;
 use terroir_types::AccountId;
 
 /// Where a document is used; each kind has its own grammar.
@@ -29,6 +30,8 @@ fn malformed<T>(text: impl Into<String>) -> Result<T, Malformed> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Document {
     pub(super) statements: Vec<Statement>,
+    /// Condition keys that some statement looks at, in lower case.
+    keys: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,13 @@ pub(super) struct Statement {
     /// `None` in a trust policy, whose resource is the role itself.
     pub resources: Option<Selection<ArnPattern>>,
     pub conditions: Vec<Condition>,
+}
+
+impl Statement {
+    fn keys(&self) -> impl Iterator<Item = &str> {
+        let of_resources = self.resources.iter().flat_map(|all| &all.values).flat_map(ArnPattern::variables);
+        self.conditions.iter().flat_map(Condition::keys).chain(of_resources)
+    }
 }
 
 /// `Action` or `NotAction`, and the like.
@@ -113,8 +123,14 @@ impl Document {
         };
         let mut sids = Vec::new();
         let statements =
-            statements.iter().map(|json| statement(json, kind, variables, &mut sids)).collect::<Result<_, _>>()?;
-        Ok(Self { statements })
+            statements.iter().map(|json| statement(json, kind, variables, &mut sids)).collect::<Result<Vec<_>, _>>()?;
+        let keys = statements.iter().flat_map(Statement::keys).map(str::to_owned).collect();
+        Ok(Self { statements, keys })
+    }
+
+    /// Whether a statement looks at a condition key whose name begins with `prefix`, which is in lower case.
+    pub fn asks_for(&self, prefix: &str) -> bool {
+        self.keys.iter().any(|key| key.starts_with(prefix))
     }
 
     /// The accounts, users, roles and sessions that the document names as principals.

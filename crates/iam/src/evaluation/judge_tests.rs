@@ -123,9 +123,10 @@ fn documented_cases() {
     let explicit = |layer| Err(Reason::Explicit(layer));
     let missing = |layer| Err(Reason::Missing(layer));
     use Layer::{Boundary, Identity, Resource, Session};
-    const OWN: Place = Place { same_account: true, policy_decides: false };
-    const OTHER: Place = Place { same_account: false, policy_decides: false };
-    const DECIDES: Place = Place { same_account: true, policy_decides: true };
+    const OTHER: Place =
+        Place { same_account: false, policy_decides: false, policy_only_denies: false, granted: false };
+    const OWN: Place = Place { same_account: true, ..OTHER };
+    const DECIDES: Place = Place { policy_decides: true, ..OWN };
     type Row = (&'static str, Who, [&'static str; 3], Option<Value>, Place, Result<(), Reason>);
     let rows: Vec<Row> = vec![
         // What the principal's own policies say.
@@ -207,12 +208,74 @@ fn documented_cases() {
     }
 }
 
+/// Lists of grants beside the policy: they stand for a policy that names the caller's account, or everyone; and what lies
+/// in a place is not always of whom the place is.
+#[test]
+fn lists_and_policies_that_only_deny() {
+    let [root, user, .., anonymous] = CALLERS;
+    let aws = |arn: &str| Some(get("Allow", Some(json!({ "AWS": arn }))));
+    let deny = |arn: &str| Some(get("Deny", Some(json!({ "AWS": arn }))));
+    let missing = |layer| Err(Reason::Missing(layer));
+    let explicit = Err(Reason::Explicit(Layer::Resource));
+    use Layer::{Identity, Resource};
+    let granted = Place { granted: true, ..Place::default() };
+    let own = Place { same_account: true, ..Place::default() };
+    let only_denies = Place { policy_only_denies: true, ..Place::default() };
+    let rows = [
+        ("granted and allowed", user, "A", None, granted, Ok(())),
+        ("granted, not allowed", user, "0", None, granted, missing(Identity)),
+        ("granted, the root", root, "-", None, granted, Ok(())),
+        ("granted, denied", root, "-", deny("*"), granted, explicit),
+        ("granted to everyone", anonymous, "-", None, granted, Ok(())),
+        ("granted to everyone, denied", anonymous, "-", deny("*"), granted, explicit),
+        (
+            "no grant makes up for a policy of one's own",
+            user,
+            "0",
+            None,
+            Place { granted: true, ..own },
+            missing(Identity),
+        ),
+        ("only denies: allowed there", user, "A", aws(USER), only_denies, missing(Resource)),
+        ("only denies: everyone", anonymous, "-", aws("*"), only_denies, missing(Resource)),
+        ("only denies: granted", user, "A", aws(USER), Place { granted: true, ..only_denies }, Ok(())),
+        ("only denies: it does", root, "-", deny(ACCOUNT), Place { policy_only_denies: true, ..own }, explicit),
+        ("only denies: one's own", user, "A", None, Place { policy_only_denies: true, ..own }, Ok(())),
+    ];
+    let keys = Keys::default();
+    let question = Question { action: "s3:GetObject", resource: "arn:aws:s3:::b/k", keys: &keys };
+    for (what, who, mark, resource, place, expected) in rows {
+        let all = everything([mark, "-", "-"], resource);
+        assert_eq!(Parsed::of(&all).judge(who, &BTreeMap::new(), place, question), expected, "{what}");
+    }
+}
+
+#[test]
+fn which_keys_a_document_asks_for() {
+    let parse = |condition: Value, resource: &str| {
+        let statement = json!({ "Effect": "Deny", "Action": "*", "Resource": resource, "Condition": condition });
+        let text = json!({ "Version": "2012-10-17", "Statement": statement }).to_string();
+        Document::parse(&text, DocumentKind::Identity).unwrap()
+    };
+    let rows = [
+        (json!({ "StringEquals": { "s3:ExistingObjectTag/a": "b" } }), "*", true),
+        (json!({ "StringLike": { "aws:userid": "${s3:existingobjecttag/a}" } }), "*", true),
+        (json!({}), "arn:aws:s3:::b/${s3:ExistingObjectTag/a, 'x'}", true),
+        (json!({ "StringEquals": { "s3:RequestObjectTag/a": "b" } }), "arn:aws:s3:::b/${aws:userid}", false),
+        (json!({}), "*", false),
+    ];
+    for (condition, resource, expected) in rows {
+        let document = parse(condition.clone(), resource);
+        assert_eq!(document.asks_for("s3:existingobjecttag/"), expected, "{condition} {resource}");
+    }
+}
+
 /// "NotPrincipal": an exception from a deny must name who asks, not its account or role alone.
 #[test]
 fn not_principal() {
     let [root, user, role, _, _, _, anonymous] = CALLERS;
-    let own = Place { same_account: true, policy_decides: false };
-    let other = Place { same_account: false, policy_decides: false };
+    let own = Place { same_account: true, ..Place::default() };
+    let other = Place::default();
     let statement = |effect: &str, listed: Value| json!({ "Effect": effect, "Action": "*", "Resource": "*", "NotPrincipal": { "AWS": listed } });
     let bob_and_root = json!(["arn:aws:iam::123456789012:user/bob", "arn:aws:iam::123456789012:root"]);
     let denied = Err(Reason::Explicit(Layer::Resource));
@@ -242,7 +305,7 @@ fn ids_count_not_names() {
     let [_, user, role, federated, ..] = CALLERS;
     let keys = Keys::default();
     let question = Question { action: "s3:GetObject", resource: "arn:aws:s3:::b/k", keys: &keys };
-    let own = Place { same_account: true, policy_decides: false };
+    let own = Place { same_account: true, ..Place::default() };
     for (who, named, id) in
         [(user, USER, "AIDAANN"), (role, ROLE, "AROAR"), (role, SESSION, "AROAR"), (federated, USER, "AIDAANN")]
     {
@@ -341,7 +404,7 @@ proptest! {
             keys.set(name, values.iter().cloned());
         }
         let question = Question { action, resource: arn, keys: &keys };
-        let place = Place { same_account, policy_decides };
+        let place = Place { same_account, policy_decides, ..Place::default() };
         let ours = Parsed::of(&all).judge(who, &BTreeMap::new(), place, question);
         let theirs = naive::may(who, &all, same_account, policy_decides, (action, arn, &plain));
         prop_assert_eq!(ours.is_ok(), theirs, "{:?}", ours);

@@ -62,6 +62,14 @@ impl Pattern {
         self.0.iter().all(|piece| matches!(piece, Piece::Literal(_)))
     }
 
+    /// Names of the condition keys that stand in it as variables, in lower case.
+    pub(super) fn variables(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Variable { name, .. } => Some(name.as_str()),
+            Piece::Literal(_) | Piece::One | Piece::Any => None,
+        })
+    }
+
     /// The pattern cut at its first `limit - 1` literal characters `separator`.
     pub(super) fn split(&self, separator: char, limit: usize) -> Vec<Self> {
         self.0.splitn(limit, |piece| *piece == Piece::Literal(separator)).map(|part| Self(part.to_vec())).collect()
@@ -174,6 +182,11 @@ impl ArnPattern {
 
     pub(super) fn text(&self) -> &str {
         &self.text
+    }
+
+    /// As [`Pattern::variables`].
+    pub(super) fn variables(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().flat_map(Pattern::variables)
     }
 
     pub(super) fn matches(&self, arn: &str, keys: &Keys) -> bool {

@@ -1,12 +1,13 @@
 //! Configurations that a bucket does not have, read as AWS answers for a bucket that has none.
 //!
-//! Tools read all of them before they do anything. What can be set has a file of its own.
+//! Tools read all of them before they do anything. What can be set has a file of its own. What means nothing here is
+//! accepted where it asks for what is so anyway, and refused otherwise.
 
 use http::StatusCode;
 use s3s::dto::*;
 use s3s::{S3Error, S3Request, S3Response, S3Result};
 
-use super::error::s3;
+use super::error::{malformed_xml, not_implemented, s3};
 use super::service::S3Api;
 
 fn none(code: &str, message: &str) -> S3Error {
@@ -14,32 +15,11 @@ fn none(code: &str, message: &str) -> S3Error {
 }
 
 impl S3Api {
-    pub(super) async fn get_bucket_policy(
-        &self,
-        _request: S3Request<GetBucketPolicyInput>,
-    ) -> S3Result<S3Response<GetBucketPolicyOutput>> {
-        Err(none("NoSuchBucketPolicy", "The bucket policy does not exist"))
-    }
-
-    pub(super) async fn get_bucket_cors(
-        &self,
-        _request: S3Request<GetBucketCorsInput>,
-    ) -> S3Result<S3Response<GetBucketCorsOutput>> {
-        Err(none("NoSuchCORSConfiguration", "The CORS configuration does not exist"))
-    }
-
     pub(super) async fn get_bucket_lifecycle_configuration(
         &self,
         _request: S3Request<GetBucketLifecycleConfigurationInput>,
     ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
         Err(none("NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist"))
-    }
-
-    pub(super) async fn get_bucket_tagging(
-        &self,
-        _request: S3Request<GetBucketTaggingInput>,
-    ) -> S3Result<S3Response<GetBucketTaggingOutput>> {
-        Err(none("NoSuchTagSet", "The TagSet does not exist"))
     }
 
     /// What is stored is not encrypted by S3's rules, so this does not say `AES256` as AWS does since 2023.
@@ -49,24 +29,6 @@ impl S3Api {
     ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
         let message = "The server side encryption configuration was not found";
         Err(none("ServerSideEncryptionConfigurationNotFoundError", message))
-    }
-
-    pub(super) async fn get_public_access_block(
-        &self,
-        _request: S3Request<GetPublicAccessBlockInput>,
-    ) -> S3Result<S3Response<GetPublicAccessBlockOutput>> {
-        let message = "The public access block configuration was not found";
-        Err(none("NoSuchPublicAccessBlockConfiguration", message))
-    }
-
-    pub(super) async fn get_bucket_ownership_controls(
-        &self,
-        _request: S3Request<GetBucketOwnershipControlsInput>,
-    ) -> S3Result<S3Response<GetBucketOwnershipControlsOutput>> {
-        let enforced = ObjectOwnership::from_static(ObjectOwnership::BUCKET_OWNER_ENFORCED);
-        let rules = vec![OwnershipControlsRule { object_ownership: enforced }];
-        let ownership_controls = Some(OwnershipControls { rules });
-        Ok(S3Response::new(GetBucketOwnershipControlsOutput { ownership_controls }))
     }
 
     pub(super) async fn get_bucket_logging(
@@ -120,5 +82,87 @@ impl S3Api {
         _request: S3Request<GetBucketNotificationConfigurationInput>,
     ) -> S3Result<S3Response<GetBucketNotificationConfigurationOutput>> {
         Ok(S3Response::new(GetBucketNotificationConfigurationOutput::default()))
+    }
+
+    pub(super) async fn put_bucket_request_payment(
+        &self,
+        request: S3Request<PutBucketRequestPaymentInput>,
+    ) -> S3Result<S3Response<PutBucketRequestPaymentOutput>> {
+        match request.input.request_payment_configuration.payer.as_str() {
+            Payer::BUCKET_OWNER => Ok(S3Response::new(PutBucketRequestPaymentOutput::default())),
+            Payer::REQUESTER => Err(not_implemented("requests that the requester pays for")),
+            _ => Err(malformed_xml()),
+        }
+    }
+
+    pub(super) async fn put_bucket_accelerate_configuration(
+        &self,
+        request: S3Request<PutBucketAccelerateConfigurationInput>,
+    ) -> S3Result<S3Response<PutBucketAccelerateConfigurationOutput>> {
+        match request.input.accelerate_configuration.status.as_ref().map(BucketAccelerateStatus::as_str) {
+            Some(BucketAccelerateStatus::SUSPENDED) => {
+                Ok(S3Response::new(PutBucketAccelerateConfigurationOutput::default()))
+            }
+            Some(BucketAccelerateStatus::ENABLED) => Err(not_implemented("transfer acceleration")),
+            _ => Err(malformed_xml()),
+        }
+    }
+
+    pub(super) async fn put_bucket_logging(
+        &self,
+        request: S3Request<PutBucketLoggingInput>,
+    ) -> S3Result<S3Response<PutBucketLoggingOutput>> {
+        match request.input.bucket_logging_status.logging_enabled {
+            None => Ok(S3Response::new(PutBucketLoggingOutput::default())),
+            Some(_) => Err(not_implemented("access logs in buckets")),
+        }
+    }
+
+    pub(super) async fn put_bucket_notification_configuration(
+        &self,
+        request: S3Request<PutBucketNotificationConfigurationInput>,
+    ) -> S3Result<S3Response<PutBucketNotificationConfigurationOutput>> {
+        let asked = request.input.notification_configuration;
+        let nothing = asked.event_bridge_configuration.is_none()
+            && asked.lambda_function_configurations.is_none_or(|list| list.is_empty())
+            && asked.queue_configurations.is_none_or(|list| list.is_empty())
+            && asked.topic_configurations.is_none_or(|list| list.is_empty());
+        if !nothing {
+            return Err(not_implemented("event notifications"));
+        }
+        Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))
+    }
+
+    pub(super) async fn list_bucket_analytics_configurations(
+        &self,
+        _request: S3Request<ListBucketAnalyticsConfigurationsInput>,
+    ) -> S3Result<S3Response<ListBucketAnalyticsConfigurationsOutput>> {
+        let output = ListBucketAnalyticsConfigurationsOutput { is_truncated: Some(false), ..Default::default() };
+        Ok(S3Response::new(output))
+    }
+
+    pub(super) async fn list_bucket_inventory_configurations(
+        &self,
+        _request: S3Request<ListBucketInventoryConfigurationsInput>,
+    ) -> S3Result<S3Response<ListBucketInventoryConfigurationsOutput>> {
+        let output = ListBucketInventoryConfigurationsOutput { is_truncated: Some(false), ..Default::default() };
+        Ok(S3Response::new(output))
+    }
+
+    pub(super) async fn list_bucket_metrics_configurations(
+        &self,
+        _request: S3Request<ListBucketMetricsConfigurationsInput>,
+    ) -> S3Result<S3Response<ListBucketMetricsConfigurationsOutput>> {
+        let output = ListBucketMetricsConfigurationsOutput { is_truncated: Some(false), ..Default::default() };
+        Ok(S3Response::new(output))
+    }
+
+    pub(super) async fn list_bucket_intelligent_tiering_configurations(
+        &self,
+        _request: S3Request<ListBucketIntelligentTieringConfigurationsInput>,
+    ) -> S3Result<S3Response<ListBucketIntelligentTieringConfigurationsOutput>> {
+        let output =
+            ListBucketIntelligentTieringConfigurationsOutput { is_truncated: Some(false), ..Default::default() };
+        Ok(S3Response::new(output))
     }
 }

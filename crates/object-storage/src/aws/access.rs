@@ -1,82 +1,81 @@
-//! Which permissions each operation needs, on what; and whose bucket it is.
+//! Whose bucket a request names, and whether its caller may do there what it asks.
+//!
+//! `iam` decides, from the policies of the caller and of the bucket and from what lists grant. Objects are looked at
+//! beforehand only where that can matter: a list of theirs may let the caller in, they may be another account's, or a
+//! policy asks for their tags. A decision that rests on an object holds for that version only ([`Basis`]).
 
 use http::HeaderMap;
-use percent_encoding::percent_decode_str;
 use s3s::access::{S3Access, S3AccessContext};
-use s3s::path::S3Path;
 use s3s::{S3Error, S3Result};
 use std::sync::Arc;
-use terroir_action::Target;
-use terroir_types::Arn;
+use terroir_action::{Caller, CallerKind, Target};
+use terroir_store::Txn;
+use terroir_types::{AccountId, Arn};
 
-use super::error::{access_denied, from_domain, invalid_argument, no_such_bucket};
+use super::error::{access_denied, from_backend, from_domain, no_such_bucket, no_such_key};
 use super::front::RequestScope;
+use super::permissions::{ListOf, Need, Needs, copy_source, of_signature, query_pairs};
 use super::service::S3Api;
+use crate::acl::{Acl, Asker};
+use crate::backend::{Lookup, ObjectHead, OpenObject, Place, VersionId};
+use crate::guard::{self, Guard};
 use crate::model::Bucket;
+use crate::ops;
 
-/// Where an operation's permission is asked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum On {
-    Service,
-    Bucket,
-    Object,
-    /// Asked in the operation itself, per key.
-    Later,
+/// A bucket that a request names, and what was read of it.
+#[derive(Clone)]
+pub(super) struct Found {
+    pub bucket: Arc<Bucket>,
+    pub guard: Arc<Guard>,
+    /// None: the decision rests on no object.
+    pub basis: Option<Basis>,
 }
 
-/// Operations and their permissions. Source: "Actions, resources, and condition keys for Amazon S3" of the service
-/// authorization reference. Operations that are not here need `s3:` and their own name.
-const PERMISSIONS: &[(&str, On, &[&str])] = &[
-    ("ListBuckets", On::Service, &["s3:ListAllMyBuckets"]),
-    ("CreateBucket", On::Bucket, &["s3:CreateBucket"]),
-    ("DeleteBucket", On::Bucket, &["s3:DeleteBucket"]),
-    ("HeadBucket", On::Bucket, &["s3:ListBucket"]),
-    ("GetBucketLocation", On::Bucket, &["s3:GetBucketLocation"]),
-    ("ListObjects", On::Bucket, &["s3:ListBucket"]),
-    ("ListObjectsV2", On::Bucket, &["s3:ListBucket"]),
-    ("ListObjectVersions", On::Bucket, &["s3:ListBucketVersions"]),
-    ("ListMultipartUploads", On::Bucket, &["s3:ListBucketMultipartUploads"]),
-    ("DeleteObjects", On::Later, &["s3:DeleteObject"]),
-    ("GetObject", On::Object, &["s3:GetObject"]),
-    ("HeadObject", On::Object, &["s3:GetObject"]),
-    ("GetObjectAttributes", On::Object, &["s3:GetObject", "s3:GetObjectAttributes"]),
-    ("PutObject", On::Object, &["s3:PutObject"]),
-    ("CopyObject", On::Object, &["s3:PutObject"]),
-    ("DeleteObject", On::Object, &["s3:DeleteObject"]),
-    ("CreateMultipartUpload", On::Object, &["s3:PutObject"]),
-    ("UploadPart", On::Object, &["s3:PutObject"]),
-    ("UploadPartCopy", On::Object, &["s3:PutObject"]),
-    ("CompleteMultipartUpload", On::Object, &["s3:PutObject"]),
-    ("AbortMultipartUpload", On::Object, &["s3:AbortMultipartUpload"]),
-    ("ListParts", On::Object, &["s3:ListMultipartUploadParts"]),
-    ("GetBucketLifecycleConfiguration", On::Bucket, &["s3:GetLifecycleConfiguration"]),
-    ("PutBucketLifecycleConfiguration", On::Bucket, &["s3:PutLifecycleConfiguration"]),
-    ("DeleteBucketLifecycle", On::Bucket, &["s3:PutLifecycleConfiguration"]),
-    ("GetBucketEncryption", On::Bucket, &["s3:GetEncryptionConfiguration"]),
-    ("PutBucketEncryption", On::Bucket, &["s3:PutEncryptionConfiguration"]),
-    ("GetBucketReplication", On::Bucket, &["s3:GetReplicationConfiguration"]),
-    ("DeleteBucketEncryption", On::Bucket, &["s3:PutEncryptionConfiguration"]),
-    ("PutBucketReplication", On::Bucket, &["s3:PutReplicationConfiguration"]),
-    ("DeleteBucketReplication", On::Bucket, &["s3:PutReplicationConfiguration"]),
-    ("GetObjectLockConfiguration", On::Bucket, &["s3:GetBucketObjectLockConfiguration"]),
-    ("PutObjectLockConfiguration", On::Bucket, &["s3:PutBucketObjectLockConfiguration"]),
-    ("GetPublicAccessBlock", On::Bucket, &["s3:GetBucketPublicAccessBlock"]),
-    ("PutPublicAccessBlock", On::Bucket, &["s3:PutBucketPublicAccessBlock"]),
-    ("DeletePublicAccessBlock", On::Bucket, &["s3:PutBucketPublicAccessBlock"]),
-    ("DeleteBucketOwnershipControls", On::Bucket, &["s3:PutBucketOwnershipControls"]),
-    ("GetBucketCors", On::Bucket, &["s3:GetBucketCORS"]),
-    ("PutBucketCors", On::Bucket, &["s3:PutBucketCORS"]),
-    ("DeleteBucketCors", On::Bucket, &["s3:PutBucketCORS"]),
-    ("DeleteBucketTagging", On::Bucket, &["s3:PutBucketTagging"]),
-    ("GetBucketNotificationConfiguration", On::Bucket, &["s3:GetBucketNotification"]),
-    ("PutBucketNotificationConfiguration", On::Bucket, &["s3:PutBucketNotification"]),
-    ("GetBucketAccelerateConfiguration", On::Bucket, &["s3:GetAccelerateConfiguration"]),
-    ("PutBucketAccelerateConfiguration", On::Bucket, &["s3:PutAccelerateConfiguration"]),
-];
-
-/// A bucket that the request names, found and the caller's own.
+/// The bucket of a copy's source.
 #[derive(Clone)]
-pub(super) struct OwnBucket(pub Arc<Bucket>);
+pub(super) struct FoundSource(pub Found);
+
+/// The state of an object that a decision rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Basis {
+    Absent,
+    Version(VersionId, String),
+}
+
+impl Found {
+    /// # Errors
+    /// `AccessDenied` if the object is not the one that the decision was made for.
+    pub(super) fn covers(&self, head: &ObjectHead) -> S3Result<()> {
+        match &self.basis {
+            None => Ok(()),
+            Some(Basis::Version(version, etag)) if *version == head.version && *etag == head.etag => Ok(()),
+            Some(_) => Err(access_denied()),
+        }
+    }
+}
+
+/// What has the head of an object.
+pub(super) trait OfObject {
+    fn head(&self) -> &ObjectHead;
+}
+
+impl OfObject for ObjectHead {
+    fn head(&self) -> &ObjectHead {
+        self
+    }
+}
+
+impl OfObject for OpenObject {
+    fn head(&self) -> &ObjectHead {
+        &self.head
+    }
+}
+
+impl<T> OfObject for (ObjectHead, T) {
+    fn head(&self) -> &ObjectHead {
+        &self.0
+    }
+}
 
 pub(super) struct Access(S3Api);
 
@@ -96,16 +95,39 @@ impl S3Access for Access {
         let bucket = cx.s3_path().get_bucket_name().map(str::to_owned);
         let key = cx.s3_path().get_object_key().map(str::to_owned);
         // Set once: this is called once per request.
-        let _ = scope.operation.set((operation.clone(), bucket.clone(), key));
-        let targets = targets(&operation, cx)?;
-        self.0.iam().authorize(&scope.caller, &targets, &scope.facts).await.map_err(from_domain)?;
-        if let Some(name) = bucket.filter(|_| operation != "CreateBucket") {
-            let bucket = self.0.own_bucket(&scope.caller, &name).await?;
-            check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &bucket)?;
-            cx.extensions_mut().insert(OwnBucket(bucket));
+        let _ = scope.operation.set((operation.clone(), bucket.clone(), key.clone()));
+        let needs = Needs::read(&operation, &scope, cx)?;
+        let txn = self.0.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
+        match bucket.filter(|_| operation != "CreateBucket") {
+            None => self.0.permit_without_bucket(&txn, &scope, needs.own).await?,
+            Some(name) => {
+                let version = query_pairs(cx.uri()).find(|(name, _)| name == "versionId").map(|(_, version)| version);
+                let mut found = self.0.find_bucket(&txn, &scope, &name, &needs.own).await?;
+                let object = key.map(|key| (Place::new(found.bucket.id, key), version));
+                if !speaks_for_the_owner(&operation, &scope.caller, &found.bucket) {
+                    found.basis = self.0.permit(&txn, &scope, &found, &needs.own, object).await?;
+                }
+                check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &found.bucket)?;
+                cx.extensions_mut().insert(found);
+            }
+        }
+        if !needs.source.is_empty() {
+            let (name, key) = copy_source(cx.headers())?;
+            let mut found = self.0.find_bucket(&txn, &scope, &name, &needs.source).await?;
+            let version = super::versions::source_version_text(cx.headers());
+            let object = Some((Place::new(found.bucket.id, key), version));
+            found.basis = self.0.permit(&txn, &scope, &found, &needs.source, object).await?;
+            cx.extensions_mut().insert(FoundSource(found));
         }
         Ok(())
     }
+}
+
+/// Nothing keeps an account's root from the policy of its bucket: nobody else could mend it.
+fn speaks_for_the_owner(operation: &str, caller: &Caller, bucket: &Bucket) -> bool {
+    matches!(operation, "GetBucketPolicy" | "PutBucketPolicy" | "DeleteBucketPolicy")
+        && caller.kind == CallerKind::Root
+        && caller.account == bucket.account
 }
 
 pub(super) fn check_expected_owner(headers: &HeaderMap, name: &str, bucket: &Bucket) -> S3Result<()> {
@@ -115,76 +137,142 @@ pub(super) fn check_expected_owner(headers: &HeaderMap, name: &str, bucket: &Buc
     }
 }
 
+fn asker(caller: &Caller) -> Asker {
+    match caller.kind {
+        CallerKind::Anonymous | CallerKind::Service { .. } => Asker::Anonymous,
+        _ => Asker::Account(caller.account),
+    }
+}
+
 impl S3Api {
+    async fn permit_without_bucket(&self, txn: &Txn, scope: &RequestScope, needs: Vec<Need>) -> S3Result<()> {
+        let targets: Vec<_> = needs.into_iter().map(|need| need.target).collect();
+        self.iam().authorize_in(txn, &scope.caller, &targets, &scope.facts).await.map_err(from_domain)
+    }
+
     /// # Errors
-    /// `NoSuchBucket`; `AccessDenied` if it is another account's.
-    pub(super) async fn own_bucket(&self, caller: &terroir_action::Caller, name: &str) -> S3Result<Arc<Bucket>> {
+    /// `NoSuchBucket`; `AccessDenied` for who might not reach into it if it were the caller's own.
+    async fn find_bucket(&self, txn: &Txn, scope: &RequestScope, name: &str, needs: &[Need]) -> S3Result<Found> {
+        if let Some(bucket) = ops::find_bucket(txn, name).map_err(from_domain)? {
+            let guard = Arc::new(guard::of(txn, &bucket).map_err(from_domain)?);
+            return Ok(Found { bucket, guard, basis: None });
+        }
+        if scope.caller.kind != CallerKind::Anonymous {
+            self.permit_without_bucket(txn, scope, needs.to_vec()).await?;
+        }
+        Err(no_such_bucket())
+    }
+
+    /// Whether the caller may do all that is needed in the bucket, to its object if one is named.
+    ///
+    /// # Errors
+    /// `AccessDenied`.
+    async fn permit(
+        &self,
+        txn: &Txn,
+        scope: &RequestScope,
+        found: &Found,
+        needs: &[Need],
+        object: Option<(Place, Option<String>)>,
+    ) -> S3Result<Option<Basis>> {
+        let Found { bucket, guard, .. } = found;
+        let caller = &scope.caller;
+        let is_own = caller.account == bucket.account;
+        let plain = guard.policy.is_none() && !guard.has_foreign_objects;
+        if needs.is_empty() || (plain && is_own && caller.kind == CallerKind::Root) {
+            return Ok(None);
+        }
+        let targets: Vec<_> = needs.iter().map(|need| target_in(found, caller, need)).collect();
+        let tags = "s3:existingobjecttag/";
+        let ruling = self.iam().rule_in(txn, caller, &targets, &scope.facts, tags).await.map_err(from_domain)?;
+        let a_list_may_grant = ruling.allowed.is_err()
+            && !is_own
+            && guard.has_acls()
+            && needs.iter().any(|need| matches!(need.list, Some((ListOf::Object, _))));
+        let matters = guard.has_foreign_objects || ruling.depends || a_list_may_grant;
+        let object = object.filter(|_| matters && needs.iter().any(|need| need.of_object));
+        let Some((place, version)) = object else {
+            return ruling.allowed.map(|()| None).map_err(from_domain);
+        };
+        let version = super::versions::asked_version(version.as_deref())?;
+        let head = match self.backend().head(&place, version.as_ref()).await.map_err(from_backend)? {
+            Lookup::Found(head) => head,
+            // What is not there is not given to anybody; the operation says so in the words that the caller may hear.
+            Lookup::Marker(_) | Lookup::Missing if a_list_may_grant => return Ok(Some(Basis::Absent)),
+            Lookup::Marker(_) | Lookup::Missing => return ruling.allowed.map(|()| None).map_err(from_domain),
+        };
+        let targets: Vec<_> = needs.iter().map(|need| target_at(found, caller, need, &head)).collect();
+        self.iam().authorize_in(txn, caller, &targets, &scope.facts).await.map_err(from_domain)?;
+        Ok(Some(Basis::Version(head.version, head.etag)))
+    }
+
+    /// Whether the caller may do something more in a bucket that the access hook has found.
+    pub(super) async fn may(&self, scope: &RequestScope, found: &Found, needs: &[Need]) -> S3Result<()> {
+        self.may_to(scope, found, needs, None).await
+    }
+
+    /// The same, to an object that is there; with the version that is named.
+    pub(super) async fn may_to(
+        &self,
+        scope: &RequestScope,
+        found: &Found,
+        needs: &[Need],
+        object: Option<(Place, Option<String>)>,
+    ) -> S3Result<()> {
         let txn = self.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
-        let bucket = crate::ops::find_bucket(&txn, name).map_err(from_domain)?.ok_or_else(no_such_bucket)?;
-        if bucket.account == caller.account { Ok(bucket) } else { Err(access_denied()) }
+        self.permit(&txn, scope, found, needs, object).await.map(drop)
     }
-}
 
-fn targets(operation: &str, cx: &S3AccessContext<'_>) -> Result<Vec<Target>, S3Error> {
-    let own = format!("s3:{operation}");
-    let fallback = [own.as_str()];
-    let default_place = if cx.s3_path().as_object().is_some() { On::Object } else { On::Bucket };
-    let (on, permissions) = PERMISSIONS
-        .iter()
-        .find(|(name, ..)| *name == operation)
-        .map_or((default_place, &fallback[..]), |(_, on, permissions)| (*on, *permissions));
-    let resource = match (on, cx.s3_path()) {
-        (On::Later, _) => return Ok(Vec::new()),
-        (On::Service, _) | (_, S3Path::Root) => None,
-        (On::Bucket, S3Path::Bucket { bucket } | S3Path::Object { bucket, .. })
-        | (On::Object, S3Path::Bucket { bucket }) => Some(Arn::s3(bucket)),
-        (On::Object, S3Path::Object { bucket, key }) => Some(Arn::s3(format_args!("{bucket}/{key}"))),
-    };
-    let target = |permission: &&str| Target { resource: resource.clone(), ..Target::any(*permission) };
-    let mut targets: Vec<Target> = permissions.iter().map(target).collect();
-    super::versions::name_version(&mut targets, cx.uri());
-    for target in &mut targets {
-        add_keys(target, operation, cx);
-    }
-    let headers = cx.headers();
-    if headers.contains_key("x-amz-tagging") {
-        targets.push(Target { resource: resource.clone(), ..Target::any("s3:PutObjectTagging") });
-    }
-    if matches!(operation, "CopyObject" | "UploadPartCopy") {
-        let (bucket, key) = copy_source(headers)?;
-        let mut source = [Target::on("s3:GetObject", Arn::s3(format_args!("{bucket}/{key}")))];
-        super::versions::name_source_version(&mut source, headers);
-        targets.extend(source);
-    }
-    Ok(targets)
-}
-
-/// The condition keys that listings have.
-fn add_keys(target: &mut Target, operation: &str, cx: &S3AccessContext<'_>) {
-    if !operation.starts_with("List") || cx.s3_path().as_bucket().is_none() {
-        return;
-    }
-    for (name, value) in query_pairs(cx.uri()) {
-        if matches!(&*name, "prefix" | "delimiter" | "max-keys") {
-            target.keys.push((format!("s3:{name}"), vec![value]));
+    /// Whoever may not list the bucket does not learn which keys are missing.
+    pub(super) async fn missing_key_in(&self, scope: &RequestScope, found: &Found, key: &str) -> S3Error {
+        let mut list = Target::on("s3:ListBucket", Arn::s3(found.bucket.name()));
+        list.keys = of_signature(scope);
+        list.keys.push(("s3:prefix".to_owned(), vec![key.to_owned()]));
+        match self.may(scope, found, &[Need::new(list)]).await {
+            Ok(()) => no_such_key(),
+            Err(_) => access_denied(),
         }
     }
 }
 
-/// Names and values of the query, decoded: an encoded name is still that name.
-pub(super) fn query_pairs(uri: &http::Uri) -> impl Iterator<Item = (String, String)> {
-    let decode = |text: &str| percent_decode_str(&text.replace('+', " ")).decode_utf8_lossy().into_owned();
-    uri.query().unwrap_or_default().split('&').map(move |pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        (decode(name), decode(value))
-    })
+/// What must be allowed, with the bucket's say in it.
+fn target_in(found: &Found, caller: &Caller, need: &Need) -> Target {
+    let Found { bucket, guard, .. } = found;
+    let granted = match need.list {
+        Some((ListOf::Bucket, permission)) if guard.has_acls() => {
+            guard.acl.as_ref().is_some_and(|acl| acl.grants(asker(caller), permission, guard.block().ignore_acls))
+        }
+        _ => false,
+    };
+    let policy_only_denies = guard.is_restricted_for(caller.account, bucket.account);
+    let target = Target { granted, policy_only_denies, ..need.target.clone() };
+    target.owned_by(bucket.account, guard.policy.clone())
 }
 
-/// Bucket and key in `x-amz-copy-source`.
-pub(super) fn copy_source(headers: &HeaderMap) -> S3Result<(String, String)> {
-    let value = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    match s3s::dto::CopySource::parse(value) {
-        Ok(s3s::dto::CopySource::Bucket { bucket, key, .. }) => Ok((bucket.into(), key.into())),
-        _ => Err(invalid_argument("Copy Source must mention the source bucket and key: sourcebucket/sourcekey")),
+/// The same, with the say of an object that is there.
+fn target_at(found: &Found, caller: &Caller, need: &Need, head: &ObjectHead) -> Target {
+    let Found { bucket, guard, .. } = found;
+    let mut target = target_in(found, caller, need);
+    if !need.of_object {
+        return target;
+    }
+    let acl = acl_of(guard, bucket.account, head);
+    if acl.owner != bucket.account {
+        target.owner = Some(acl.owner);
+        target.policy_only_denies = true;
+    }
+    if let Some((ListOf::Object, permission)) = need.list {
+        target.granted = guard.has_acls() && acl.grants(asker(caller), permission, guard.block().ignore_acls);
+    }
+    let tags = head.meta.tags.iter();
+    target.keys.extend(tags.map(|(name, value)| (format!("s3:ExistingObjectTag/{name}"), vec![value.clone()])));
+    target
+}
+
+/// The list of an object; the bucket owner's where lists do not count.
+pub(super) fn acl_of(guard: &Guard, bucket_owner: AccountId, head: &ObjectHead) -> Acl {
+    match &head.meta.acl {
+        Some(acl) if guard.has_acls() => acl.clone(),
+        _ => Acl::private(bucket_owner),
     }
 }

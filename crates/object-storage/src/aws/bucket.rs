@@ -4,10 +4,11 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
 use terroir_types::Error;
 
-use super::convert::{Asked, canonical_id, owner, refuse_unsupported, timestamp};
+use super::convert::{owner, refuse_unsupported, timestamp};
 use super::error::{from_backend, from_domain, invalid, invalid_argument, no_such_bucket, not_implemented};
 use super::service::{S3Api, Scoped};
-use crate::ops;
+use crate::guard::Guard;
+use crate::{ops, settings};
 
 const MAX_BUCKETS: usize = 10_000;
 
@@ -28,8 +29,7 @@ impl S3Api {
         &self,
         request: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
-        let acl = request.input.acl.as_ref().map(BucketCannedACL::as_str);
-        refuse_unsupported(&request.headers, &Asked { storage_class: None, acl })?;
+        refuse_unsupported(&request.headers, None)?;
         if request.input.object_lock_enabled_for_bucket == Some(true) {
             return Err(not_implemented("object lock"));
         }
@@ -45,7 +45,13 @@ impl S3Api {
         }
         let account = request.scope()?.caller.account;
         let (name, now) = (request.input.bucket, self.clock().now());
-        let create = |txn: &mut terroir_store::Txn| ops::create_bucket(txn, account, &name, self.ids(), now);
+        let txn = self.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
+        let guard = self.new_guard(&txn, &request.headers, request.input.object_ownership.as_ref(), account)?;
+        drop(txn);
+        let create = |txn: &mut terroir_store::Txn| {
+            let bucket = ops::create_bucket(txn, account, &name, self.ids(), now)?;
+            if guard == Guard::default() { Ok(()) } else { settings::put(txn, &bucket, &guard) }
+        };
         self.iam().store().transact(&[], create).await.map_err(from_domain)?;
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))
     }
@@ -131,42 +137,4 @@ impl S3Api {
         let location_constraint = region.map(|region| BucketLocationConstraint::from(region.to_owned()));
         Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
     }
-
-    pub(super) async fn get_bucket_acl(
-        &self,
-        request: S3Request<GetBucketAclInput>,
-    ) -> S3Result<S3Response<GetBucketAclOutput>> {
-        let account = request.own_bucket()?.account;
-        Ok(S3Response::new(GetBucketAclOutput {
-            grants: Some(vec![owner_grant(account)]),
-            owner: Some(owner(account)),
-        }))
-    }
-
-    pub(super) async fn get_object_acl(
-        &self,
-        request: S3Request<GetObjectAclInput>,
-    ) -> S3Result<S3Response<GetObjectAclOutput>> {
-        let place = request.place(&request.input.key)?;
-        let version = super::versions::asked_version(request.input.version_id.as_deref())?;
-        let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
-        self.need(&request, version.as_ref(), found).await?;
-        let account = request.own_bucket()?.account;
-        Ok(S3Response::new(GetObjectAclOutput {
-            grants: Some(vec![owner_grant(account)]),
-            owner: Some(owner(account)),
-            ..Default::default()
-        }))
-    }
-}
-
-fn owner_grant(account: terroir_types::AccountId) -> Grant {
-    let grantee = Grantee {
-        display_name: Some(account.to_string()),
-        email_address: None,
-        id: Some(canonical_id(account)),
-        type_: Type::from_static(Type::CANONICAL_USER),
-        uri: None,
-    };
-    Grant { grantee: Some(grantee), permission: Some(Permission::from_static(Permission::FULL_CONTROL)) }
 }

@@ -84,7 +84,7 @@ pub(super) fn object_meta(headers: &HeaderMap, user: Option<dto::Metadata>) -> S
 }
 
 /// `name=value&...`, percent-encoded.
-fn parse_tags(text: &str) -> S3Result<StringMap> {
+pub(super) fn parse_tags(text: &str) -> S3Result<StringMap> {
     let decode = |text: &str| {
         percent_encoding::percent_decode_str(&text.replace('+', " ")).decode_utf8().map(std::borrow::Cow::into_owned)
     };
@@ -111,18 +111,29 @@ pub(super) fn check_tags(pairs: Vec<(String, String)>) -> S3Result<StringMap> {
     let count = pairs.len();
     let mut tags = StringMap::new();
     for (name, value) in pairs {
-        if name.is_empty() || name.chars().count() > 128 || name.starts_with("aws:") {
-            return Err(invalid("InvalidTag", "The TagKey you have provided is invalid"));
-        }
-        if value.chars().count() > 256 {
-            return Err(invalid("InvalidTag", "The TagValue you have provided is invalid"));
-        }
+        check_tag(&name, &value)?;
         tags.insert(name, value);
     }
     if tags.len() < count {
         return Err(invalid("InvalidTag", "Cannot provide multiple Tags with the same key"));
     }
     Ok(tags)
+}
+
+/// # Errors
+/// `InvalidTag`.
+pub(super) fn check_tag(name: &str, value: &str) -> S3Result<()> {
+    let reserved = name.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("aws:"));
+    if name.is_empty() || name.chars().count() > 128 {
+        return Err(invalid("InvalidTag", "The TagKey you have provided is invalid"));
+    }
+    if reserved {
+        return Err(invalid("InvalidTag", "System tags cannot be added/updated by requester"));
+    }
+    if value.chars().count() > 256 {
+        return Err(invalid("InvalidTag", "The TagValue you have provided is invalid"));
+    }
+    Ok(())
 }
 
 /// `If-Match` and `If-None-Match` of a write.
@@ -140,12 +151,6 @@ pub(super) fn write_condition(
     }
 }
 
-/// What is asked of a write that we do not do.
-pub(super) struct Asked<'a> {
-    pub storage_class: Option<&'a dto::StorageClass>,
-    pub acl: Option<&'a str>,
-}
-
 const UNSUPPORTED_HEADERS: [(&str, &str); 9] = [
     ("x-amz-server-side-encryption", "server-side encryption"),
     ("x-amz-server-side-encryption-customer-algorithm", "encryption with customer keys"),
@@ -159,16 +164,12 @@ const UNSUPPORTED_HEADERS: [(&str, &str); 9] = [
 ];
 
 /// Refuses what would otherwise be silently left undone.
-pub(super) fn refuse_unsupported(headers: &HeaderMap, asked: &Asked<'_>) -> S3Result<()> {
+pub(super) fn refuse_unsupported(headers: &HeaderMap, storage_class: Option<&dto::StorageClass>) -> S3Result<()> {
     if let Some((_, what)) = UNSUPPORTED_HEADERS.iter().find(|(name, _)| headers.contains_key(*name)) {
         return Err(not_implemented(what));
     }
-    if asked.storage_class.is_some_and(|class| class.as_str() != dto::StorageClass::STANDARD) {
+    if storage_class.is_some_and(|class| class.as_str() != dto::StorageClass::STANDARD) {
         return Err(invalid("InvalidStorageClass", "The storage class you specified is not valid: only STANDARD is"));
-    }
-    let owner_only = matches!(asked.acl, None | Some("private" | "bucket-owner-full-control" | "bucket-owner-read"));
-    if !owner_only || headers.keys().any(|name| name.as_str().starts_with("x-amz-grant-")) {
-        return Err(invalid("AccessControlListNotSupported", "The bucket does not allow ACLs"));
     }
     Ok(())
 }

@@ -2,11 +2,14 @@
 
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
+use std::sync::Arc;
 
-use super::access::{check_expected_owner, copy_source};
-use super::convert::{Asked, ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
-use super::error::{from_backend, invalid, invalid_argument, no_such_key, precondition_failed};
+use super::access::{Found, check_expected_owner};
+use super::convert::{ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
+use super::error::{access_denied, from_backend, invalid, invalid_argument, precondition_failed};
+use super::front::RequestScope;
 use super::object::ReadCondition;
+use super::permissions::copy_source;
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
 use crate::backend::{
@@ -23,17 +26,20 @@ struct CopyFrom {
     place: Place,
     version: Option<VersionId>,
     versioning: Versioning,
+    found: Found,
+    scope: Arc<RequestScope>,
 }
 
 impl S3Api {
     /// The source's place; the access hook has asked for the permission to read it.
     async fn source<T>(&self, request: &S3Request<T>, source: &CopySource) -> S3Result<CopyFrom> {
         let version = asked_version(source_version(source))?;
-        let (bucket, key) = copy_source(&request.headers)?;
-        let bucket = self.own_bucket(&request.scope()?.caller, &bucket).await?;
-        check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &bucket)?;
-        let place = Place::new(bucket.id, key);
-        Ok(CopyFrom { place, version, versioning: self.versioning(&bucket)? })
+        let (_, key) = copy_source(&request.headers)?;
+        let found = request.found_source()?.clone();
+        check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &found.bucket)?;
+        let (place, versioning) = (Place::new(found.bucket.id, key), self.versioning(&found.bucket)?);
+        let scope = request.extensions.get::<Arc<RequestScope>>().cloned().ok_or_else(access_denied)?;
+        Ok(CopyFrom { place, version, versioning, found, scope })
     }
 
     async fn open_source(&self, from: &CopyFrom, condition: &ReadCondition) -> S3Result<OpenObject> {
@@ -45,8 +51,11 @@ impl S3Api {
                 return Err(invalid("InvalidRequest", message));
             }
             Lookup::Missing if from.version.is_some() => return Err(from_backend(BackendError::NoSuchVersion)),
-            Lookup::Marker(_) | Lookup::Missing => return Err(no_such_key()),
+            Lookup::Marker(_) | Lookup::Missing => {
+                return Err(self.missing_key_in(&from.scope, &from.found, &from.place.key).await);
+            }
         };
+        from.found.covers(&source.head)?;
         // On a copy, "not modified" is a failed precondition, too.
         if condition.holds(&source.head) == Some(true) { Ok(source) } else { Err(precondition_failed()) }
     }
@@ -55,11 +64,8 @@ impl S3Api {
         &self,
         request: S3Request<CopyObjectInput>,
     ) -> S3Result<S3Response<CopyObjectOutput>> {
-        let asked = Asked {
-            storage_class: request.input.storage_class.as_ref(),
-            acl: request.input.acl.as_ref().map(ObjectCannedACL::as_str),
-        };
-        refuse_unsupported(&request.headers, &asked)?;
+        refuse_unsupported(&request.headers, request.input.storage_class.as_ref())?;
+        let acl = self.new_object_acl(&request).await?;
         let to = request.place(&request.input.key)?;
         let from = self.source(&request, &request.input.copy_source).await?;
         let versioning = self.versioning(request.own_bucket()?)?;
@@ -89,6 +95,7 @@ impl S3Api {
                 return Err(invalid("InvalidRequest", message));
             }
             let mut meta = ObjectMeta::clone(if replaces { &given } else { &source.head.meta });
+            meta.acl.clone_from(&acl);
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
             let copied = shown_version(from.versioning, &source.head.version);
             let copy = NewCopy { meta, condition: write.clone(), versioning };
@@ -135,7 +142,7 @@ impl S3Api {
         &self,
         request: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-        refuse_unsupported(&request.headers, &Asked { storage_class: None, acl: None })?;
+        refuse_unsupported(&request.headers, None)?;
         let to = request.place(&request.input.key)?;
         let number = super::multipart::part_number(request.input.part_number)?;
         let from = self.source(&request, &request.input.copy_source).await?;

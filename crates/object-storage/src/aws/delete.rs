@@ -2,11 +2,10 @@
 
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
-use terroir_action::Target;
-use terroir_types::Arn;
 
 use super::convert::write_condition;
 use super::error::{access_denied, from_backend, malformed_xml, not_implemented};
+use super::permissions::{Need, of_signature};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version};
 use crate::backend::{Delete, Deleted, Place, Versioning, WriteCondition};
@@ -45,21 +44,24 @@ impl S3Api {
         if wanted.is_empty() || wanted.len() > MAX_KEYS {
             return Err(malformed_xml());
         }
-        let (scope, bucket) = (request.scope()?, request.own_bucket()?);
+        let (scope, found) = (request.scope()?, request.found()?);
+        let bucket = &found.bucket;
         let versioning = self.versioning(bucket)?;
-        let target = |object: &ObjectIdentifier| {
-            let mut target = Target::on("s3:DeleteObject", Arn::s3(format_args!("{}/{}", bucket.name(), object.key)));
+        let need = |object: &ObjectIdentifier| {
+            let mut need = Need::on_object("s3:DeleteObject", bucket.name(), &object.key);
             if let Some(version) = &object.version_id {
-                permission_on_version(&mut target, version);
+                permission_on_version(&mut need.target, version);
+                need = Need::new(need.target);
             }
-            target
+            need.target.keys.extend(of_signature(scope));
+            need
         };
-        let all: Vec<_> = wanted.iter().map(target).collect();
-        let all_allowed = self.iam().authorize(&scope.caller, &all, &scope.facts).await.is_ok();
-        let delete = |(object, target): (&ObjectIdentifier, Target)| {
+        let all: Vec<_> = wanted.iter().map(need).collect();
+        let all_allowed = self.may(scope, found, &all).await.is_ok();
+        let delete = |(object, need): (&ObjectIdentifier, Need)| {
             let object = object.clone();
             async move {
-                if !all_allowed && self.iam().authorize(&scope.caller, &[target], &scope.facts).await.is_err() {
+                if !all_allowed && self.may(scope, found, &[need]).await.is_err() {
                     return (object, Err(access_denied()));
                 }
                 let result = self.delete_one(bucket, versioning, &object).await;

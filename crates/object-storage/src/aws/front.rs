@@ -8,13 +8,14 @@
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE, TRANSFER_ENCODING,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, ORIGIN, RANGE,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::StreamBody;
 use hyper::body::{Body as HttpBody, Frame};
-use s3s::host::{S3Host, VirtualHost};
+use s3s::path::S3Path;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3Result};
 use std::sync::{Arc, OnceLock};
@@ -22,15 +23,18 @@ use std::time::Duration;
 use terroir_action::Caller;
 use terroir_iam::sigv4::{PathRule, Presented, SignatureError, SigningKey};
 use terroir_iam::{Iam, RequestFacts};
-use terroir_types::{Clock, IdSource};
+use terroir_types::{Clock, IdSource, Timestamp};
 
 use super::access::Access;
+use super::address::Domains;
 use super::body::{BodyState, CheckedBody, Claims, Proof};
 use super::chunked::ChunkSigner;
+use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
-use super::service::S3Api;
+use super::service::{AnswerStatus, S3Api};
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
+use crate::guard::NewBuckets;
 
 /// How far a client's clock may be off, as in AWS.
 const SKEW: Duration = Duration::from_secs(15 * 60);
@@ -49,6 +53,8 @@ pub struct S3Options {
     pub region: String,
     /// Domains below which a host's first labels are a bucket: `BUCKET.DOMAIN`. Without a port.
     pub domains: Vec<String>,
+    /// What buckets are told when they are made.
+    pub new_buckets: NewBuckets,
 }
 
 /// The request's number, if the server in front gave it one; an extension of the request.
@@ -71,8 +77,34 @@ pub struct S3Outcome {
 pub(super) struct RequestScope {
     pub caller: Caller,
     pub facts: RequestFacts,
+    /// None: nobody signed.
+    pub signed: Option<Signed>,
     pub body: Arc<BodyState>,
     pub operation: OnceLock<(String, Option<String>, Option<String>)>,
+}
+
+/// How a request was signed.
+pub(super) struct Signed {
+    pub place: SignaturePlace,
+    pub at: Timestamp,
+    /// `x-amz-content-sha256`, or what stands for it.
+    pub payload: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SignaturePlace {
+    Header,
+    Query,
+}
+
+impl SignaturePlace {
+    /// As the condition key `s3:authType` has it.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Header => "REST-HEADER",
+            Self::Query => "REST-QUERY-STRING",
+        }
+    }
 }
 
 /// Serves S3. A cheap handle.
@@ -84,6 +116,8 @@ struct Inner {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     region: String,
+    domains: Domains,
+    api: S3Api,
     service: S3Service,
 }
 
@@ -92,18 +126,19 @@ struct Inner {
 /// # Errors
 /// Those of the state store and the backend.
 pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
-    let S3Options { iam, backend, clock, ids, region, domains } = options;
-    let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone());
+    let S3Options { iam, backend, clock, ids, region, domains, new_buckets } = options;
+    let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone(), new_buckets);
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());
-    builder.set_access(Access::new(api));
+    builder.set_access(Access::new(api.clone()));
     // s3s asks the access hook only where it could authenticate; it never gets anything to authenticate.
     builder.set_auth(NoKeys);
-    builder.set_host(Domains(domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect()));
+    let domains = Domains::new(domains);
+    builder.set_host(domains.clone());
     let mut config = s3s::config::S3Config::default();
     config.xml_max_body_size = MAX_DOCUMENT;
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
-    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, service: builder.build() })))
+    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, domains, api, service: builder.build() })))
 }
 
 struct NoKeys;
@@ -112,23 +147,6 @@ struct NoKeys;
 impl s3s::auth::S3Auth for NoKeys {
     async fn get_secret_key(&self, _access_key: &str) -> S3Result<s3s::auth::SecretKey> {
         Err(access_denied())
-    }
-}
-
-struct Domains(Vec<String>);
-
-impl S3Host for Domains {
-    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
-        let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
-        let name = name.map_or(host, |(name, _)| name);
-        let lower = name.to_ascii_lowercase();
-        for domain in &self.0 {
-            let bucket = lower.strip_suffix(domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
-            if let Some(bucket) = bucket.filter(|bucket| !bucket.is_empty()) {
-                return Ok(VirtualHost::new(domain.as_str()).with_bucket(bucket.to_owned()));
-            }
-        }
-        Ok(VirtualHost::new(name))
     }
 }
 
@@ -145,13 +163,30 @@ impl S3Front {
         let request_id = request_id.unwrap_or_else(|| format!("{:016X}", self.0.ids.next_u64()));
         let is_head = parts.method == Method::HEAD;
         let mut outcome = S3Outcome::default();
-        let mut response = match self.admit(&parts).await {
-            Err(error) => error_response(error),
-            Ok(admitted) => self.serve(parts, body, admitted, &mut outcome).await,
+        let cross_origin = self.cross_origin(&parts);
+        let mut response = if parts.method == Method::OPTIONS {
+            let bucket = self.0.domains.locate(&parts);
+            let bucket = bucket.as_ref().and_then(S3Path::get_bucket_name);
+            self.0.api.preflight(&parts, bucket).await.unwrap_or_else(error_response)
+        } else {
+            match self.admit(&parts).await {
+                Err(error) => error_response(error),
+                Ok(admitted) => self.serve(parts, body, admitted, &mut outcome).await,
+            }
         };
         finish(&mut response, &request_id, is_head, &mut outcome);
+        if let Some(cross_origin) = cross_origin {
+            self.0.api.say_cross_origin(&cross_origin, response.headers_mut()).await;
+        }
         response.extensions_mut().insert(outcome);
         response
+    }
+
+    fn cross_origin(&self, parts: &Parts) -> Option<CrossOriginHeaders> {
+        if parts.method == Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
+            return None;
+        }
+        CrossOriginHeaders::read(parts, self.0.domains.locate(parts)?.get_bucket_name())
     }
 
     /// Who is asking, and how the body will prove itself.
@@ -162,7 +197,10 @@ impl S3Front {
             .query()
             .is_some_and(|query| query.contains("X-Amz-Algorithm=") || query.contains("X-Amz-Signature="));
         let wrong = |error| from_signature(error, presigned);
-        let presented = Presented::read(parts).map_err(wrong)?;
+        let presented = match Presented::read(parts) {
+            Err(SignatureError::Missing) => return self.admit_anonymous(parts),
+            presented => presented.map_err(wrong)?,
+        };
         let now = self.0.clock.now();
         let regions = [self.0.region.as_str()];
         presented.check_scope_and_time("s3", &regions, now, SKEW).map_err(wrong)?;
@@ -181,14 +219,28 @@ impl S3Front {
         drop(txn);
         self.0.iam.record_use(&presented.access_key_id, "s3", &self.0.region).await;
 
-        let facts = parts.extensions.get::<RequestFacts>().cloned().unwrap_or_else(|| RequestFacts {
-            now,
+        let place = if presigned { SignaturePlace::Query } else { SignaturePlace::Header };
+        let signed = Signed { place, at: presented.signed_at, payload: payload.clone() };
+        let (proof, length) = proof(parts, &payload, Some((presented, key)))?;
+        Ok(Admitted { caller, facts: self.facts(parts), signed: Some(signed), proof, length })
+    }
+
+    /// Nobody signed: only the bucket can let that in.
+    fn admit_anonymous(&self, parts: &Parts) -> S3Result<Admitted> {
+        let payload = text(&parts.headers, "x-amz-content-sha256").unwrap_or(UNSIGNED);
+        let (proof, length) = proof(parts, payload, None)?;
+        Ok(Admitted { caller: Caller::anonymous(), facts: self.facts(parts), signed: None, proof, length })
+    }
+
+    fn facts(&self, parts: &Parts) -> RequestFacts {
+        let header = |name| text(&parts.headers, name).map(str::to_owned);
+        parts.extensions.get::<RequestFacts>().cloned().unwrap_or_else(|| RequestFacts {
+            now: self.0.clock.now(),
             region: self.0.region.clone(),
-            user_agent: text(&parts.headers, "user-agent").map(str::to_owned),
+            user_agent: header("user-agent"),
+            referer: header("referer"),
             ..RequestFacts::default()
-        });
-        let (proof, length) = proof(parts, &payload, presented, key)?;
-        Ok(Admitted { caller, facts, proof, length })
+        })
     }
 
     async fn serve<B>(&self, parts: Parts, body: B, admitted: Admitted, outcome: &mut S3Outcome) -> Response<Body>
@@ -196,14 +248,15 @@ impl S3Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Admitted { caller, facts, proof, length } = admitted;
+        let Admitted { caller, facts, signed, proof, length } = admitted;
         outcome.caller = Some(caller.clone());
         let state = Arc::new(BodyState::default());
-        let claims = match claims(&parts) {
+        let claims = match claims(&parts, self.0.domains.locate(&parts).as_ref()) {
             Ok(claims) => claims,
             Err(error) => return error_response(error),
         };
-        let scope = Arc::new(RequestScope { caller, facts, body: Arc::clone(&state), operation: OnceLock::new() });
+        let scope =
+            Arc::new(RequestScope { caller, facts, signed, body: Arc::clone(&state), operation: OnceLock::new() });
         let request = match strip(parts, length, matches!(proof, Proof::Chunks { .. })) {
             Ok(mut parts) => {
                 parts.extensions.insert(Arc::clone(&scope));
@@ -213,13 +266,16 @@ impl S3Front {
             }
             Err(error) => return error_response(error),
         };
-        let response = match self.0.service.call(request).await {
+        let mut response = match self.0.service.call(request).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(?error, "an S3 answer could not be written");
                 error_response(s3("InternalError", StatusCode::INTERNAL_SERVER_ERROR, "An internal error occurred"))
             }
         };
+        if let Some(AnswerStatus(status)) = response.extensions_mut().remove() {
+            *response.status_mut() = status;
+        }
         if let Some((operation, bucket, key)) = scope.operation.get() {
             outcome.operation = Some(operation.clone());
             outcome.bucket.clone_from(bucket);
@@ -236,6 +292,7 @@ impl S3Front {
 struct Admitted {
     caller: Caller,
     facts: RequestFacts,
+    signed: Option<Signed>,
     proof: Proof,
     /// Of the decoded body.
     length: Option<u64>,
@@ -270,7 +327,8 @@ fn payload_hash(headers: &HeaderMap, presigned: bool) -> S3Result<String> {
     }
 }
 
-fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) -> S3Result<(Proof, Option<u64>)> {
+/// `signature`: what the body's chunks may be signed after; none if nobody signed.
+fn proof(parts: &Parts, payload: &str, signature: Option<(Presented, SigningKey)>) -> S3Result<(Proof, Option<u64>)> {
     let number = |name: &str| -> S3Result<Option<u64>> {
         let wrong = || invalid("InvalidArgument", format!("The header {name} is not a number"));
         text(&parts.headers, name).map(|text| text.parse().map_err(|_| wrong())).transpose()
@@ -290,10 +348,13 @@ fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) ->
                 return Err(s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message));
             }
         };
-        let signer = signed.then(|| {
-            let Presented { scope, signed_at, signature, .. } = presented;
-            Box::new(ChunkSigner::new(key, scope, signed_at, signature))
-        });
+        let signer = match (signed, signature) {
+            (false, _) => None,
+            (true, Some((Presented { scope, signed_at, signature, .. }, key))) => {
+                Some(Box::new(ChunkSigner::new(key, scope, signed_at, signature)))
+            }
+            (true, None) => return Err(access_denied()),
+        };
         return Ok((Proof::Chunks { signer, trailers }, Some(decoded)));
     }
     if has_body && length.is_none() && parts.headers.contains_key(TRANSFER_ENCODING) {
@@ -316,9 +377,9 @@ fn proof(parts: &Parts, payload: &str, presented: Presented, key: SigningKey) ->
 }
 
 /// Documents are checked here; objects by their operations, which compute digests anyway.
-fn claims(parts: &Parts) -> S3Result<Claims> {
-    let is_object = parts.method == Method::PUT && !is_document(parts.uri.query().unwrap_or_default());
-    if is_object {
+fn claims(parts: &Parts, located: Option<&S3Path>) -> S3Result<Claims> {
+    let at_object = located.is_some_and(|path| path.as_object().is_some());
+    if parts.method == Method::PUT && at_object && !is_document(parts.uri.query().unwrap_or_default()) {
         return Ok(Claims::default());
     }
     let md5 = text(&parts.headers, "content-md5").map(super::object::parse_md5).transpose()?;
@@ -332,7 +393,7 @@ fn claims(parts: &Parts) -> S3Result<Claims> {
 }
 
 fn is_document(query: &str) -> bool {
-    let names = ["tagging", "acl", "retention", "legal-hold", "versioning", "policy", "cors", "lifecycle"];
+    let names = ["tagging", "acl", "retention", "legal-hold"];
     query.split('&').any(|pair| names.contains(&pair.split('=').next().unwrap_or_default()))
 }
 

@@ -2,18 +2,25 @@
 
 mod absent;
 mod access;
+mod acl;
+mod address;
 mod body;
 mod bucket;
 mod chunked;
+mod configuration;
 mod convert;
 mod copy;
+mod cors;
 mod delete;
 mod error;
 mod front;
 mod listing;
 mod multipart;
 mod object;
+mod permissions;
+mod policy;
 mod service;
+mod tagging;
 mod versions;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

@@ -4,7 +4,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::convert::{
-    Asked, ChecksumFields, Claimed, etag, given_checksum, object_meta, owner, refuse_unsupported, size, timestamp,
+    ChecksumFields, Claimed, etag, given_checksum, object_meta, owner, refuse_unsupported, size, timestamp,
     write_condition,
 };
 use super::error::{from_backend, invalid, invalid_argument};
@@ -12,8 +12,8 @@ use super::listing::{Encoding, page_size};
 use super::object::byte_stream;
 use super::service::{S3Api, Scoped};
 use crate::backend::{
-    BackendError, ClaimedPart, CompleteUpload, ListUploads, MAX_PARTS, NewUpload, PartOfObject, Place, Upload,
-    UploadEntry,
+    BackendError, ClaimedPart, CompleteUpload, ListUploads, MAX_PARTS, NewUpload, ObjectMeta, PartOfObject, Place,
+    Upload, UploadEntry,
 };
 use crate::checksum::{Algorithm, Coverage};
 
@@ -70,16 +70,13 @@ impl S3Api {
         &self,
         request: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        let asked = Asked {
-            storage_class: request.input.storage_class.as_ref(),
-            acl: request.input.acl.as_ref().map(ObjectCannedACL::as_str),
-        };
-        refuse_unsupported(&request.headers, &asked)?;
+        refuse_unsupported(&request.headers, request.input.storage_class.as_ref())?;
+        let acl = self.new_object_acl(&request).await?;
         let place = request.place(&request.input.key)?;
         let initiator = request.scope()?.caller.arn.to_string();
         let input = request.input;
         let (algorithm, coverage) = checksum_of_upload(&input)?;
-        let meta = object_meta(&request.headers, input.metadata)?;
+        let meta = ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? };
         let new = NewUpload { meta, algorithm, coverage, initiator };
         let upload = self.backend().create_upload(&place, new).await.map_err(from_backend)?;
         let named = algorithm.map(|algorithm| ChecksumAlgorithm::from(algorithm.name().to_owned()));
@@ -97,7 +94,7 @@ impl S3Api {
         &self,
         request: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
-        refuse_unsupported(&request.headers, &Asked { storage_class: None, acl: None })?;
+        refuse_unsupported(&request.headers, None)?;
         let place = request.place(&request.input.key)?;
         let number = part_number(request.input.part_number)?;
         let body_state = request.body_state()?;
@@ -224,7 +221,7 @@ impl S3Api {
             key: Some(input.key),
             max_parts: i32::try_from(limit).ok(),
             next_part_number_marker: next,
-            owner: Some(owner(account)),
+            owner: Some(owner(owner_of(&upload, account))),
             part_number_marker: Some(i32::from(after)),
             parts: Some(shown.collect()),
             storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
@@ -269,7 +266,7 @@ impl S3Api {
                     initiated: Some(timestamp(upload.initiated)),
                     initiator: Some(initiator(&upload)),
                     key: Some(encoding.text(&upload.key)),
-                    owner: Some(owner(account)),
+                    owner: Some(owner(owner_of(&upload, account))),
                     storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)),
                     upload_id: Some(upload.id),
                 }),
@@ -291,6 +288,11 @@ impl S3Api {
             ..Default::default()
         }))
     }
+}
+
+/// Whose the object will be.
+fn owner_of(upload: &Upload, bucket_owner: terroir_types::AccountId) -> terroir_types::AccountId {
+    upload.new.meta.acl.as_ref().map_or(bucket_owner, |acl| acl.owner)
 }
 
 fn checksum_of_upload(input: &CreateMultipartUploadInput) -> S3Result<(Option<Algorithm>, Coverage)> {

@@ -7,17 +7,15 @@ use hyper::body::Frame;
 use s3s::dto::*;
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result};
 use std::ops::Range as Span;
-use terroir_action::Target;
-use terroir_types::Arn;
 
 use super::convert::{
-    Asked, ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds,
-    size, timestamp, write_condition,
+    ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds, size,
+    timestamp, write_condition,
 };
-use super::error::{access_denied, from_backend, invalid, no_such_key, precondition_failed, s3};
+use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
-use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, OpenObject, PartOfObject, Put};
+use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -185,20 +183,14 @@ fn user_metadata(head: &ObjectHead) -> Option<Metadata> {
 impl S3Api {
     /// Whoever may not list the bucket does not learn which keys are missing.
     pub(super) async fn missing_key<T>(&self, request: &S3Request<T>) -> S3Error {
-        let (Ok(scope), Ok(bucket)) = (request.scope(), request.own_bucket()) else { return access_denied() };
-        let list = Target::on("s3:ListBucket", Arn::s3(bucket.name()));
-        match self.iam().authorize(&scope.caller, &[list], &scope.facts).await {
-            Ok(()) => no_such_key(),
-            Err(_) => access_denied(),
-        }
+        let (Ok(scope), Ok(found)) = (request.scope(), request.found()) else { return access_denied() };
+        let key = scope.operation.get().and_then(|(_, _, key)| key.as_deref()).unwrap_or_default();
+        self.missing_key_in(scope, found, key).await
     }
 
     pub(super) async fn put_object(&self, request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        let asked = Asked {
-            storage_class: request.input.storage_class.as_ref(),
-            acl: request.input.acl.as_ref().map(ObjectCannedACL::as_str),
-        };
-        refuse_unsupported(&request.headers, &asked)?;
+        refuse_unsupported(&request.headers, request.input.storage_class.as_ref())?;
+        let acl = self.new_object_acl(&request).await?;
         let place = request.place(&request.input.key)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
@@ -206,7 +198,7 @@ impl S3Api {
         let input = request.input;
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let put = Put {
-            meta: object_meta(&request.headers, input.metadata)?,
+            meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
             algorithms: vec![keep],
@@ -389,45 +381,6 @@ impl S3Api {
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
         }))
-    }
-
-    pub(super) async fn get_object_tagging(
-        &self,
-        request: S3Request<GetObjectTaggingInput>,
-    ) -> S3Result<S3Response<GetObjectTaggingOutput>> {
-        let version = asked_version(request.input.version_id.as_deref())?;
-        let place = request.place(&request.input.key)?;
-        let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
-        let head = self.need(&request, version.as_ref(), found).await?;
-        let versioning = self.versioning(request.own_bucket()?)?;
-        let tag = |(key, value): (&String, &String)| Tag { key: Some(key.clone()), value: Some(value.clone()) };
-        let tag_set = head.meta.tags.iter().map(tag).collect();
-        Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: shown_version(versioning, &head.version) }))
-    }
-
-    pub(super) async fn put_object_tagging(
-        &self,
-        request: S3Request<PutObjectTaggingInput>,
-    ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
-        let version = asked_version(request.input.version_id.as_deref())?;
-        let place = request.place(&request.input.key)?;
-        let versioning = self.versioning(request.own_bucket()?)?;
-        let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
-        let tags = super::convert::check_tags(request.input.tagging.tag_set.into_iter().map(pair).collect())?;
-        let tagged = self.backend().set_tags(&place, version.as_ref(), tags).await.map_err(from_backend)?;
-        Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
-    }
-
-    pub(super) async fn delete_object_tagging(
-        &self,
-        request: S3Request<DeleteObjectTaggingInput>,
-    ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
-        let version = asked_version(request.input.version_id.as_deref())?;
-        let place = request.place(&request.input.key)?;
-        let versioning = self.versioning(request.own_bucket()?)?;
-        let none = Default::default();
-        let untagged = self.backend().set_tags(&place, version.as_ref(), none).await.map_err(from_backend)?;
-        Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
     }
 }
 

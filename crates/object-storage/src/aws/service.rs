@@ -6,11 +6,12 @@ use std::sync::Arc;
 use terroir_iam::Iam;
 use terroir_types::{Clock, IdSource};
 
-use super::access::OwnBucket;
+use super::access::{Found, FoundSource};
 use super::body::BodyState;
 use super::error::access_denied;
 use super::front::RequestScope;
 use crate::backend::{ObjectBackend, Place};
+use crate::guard::{Guard, NewBuckets};
 use crate::model::Bucket;
 
 /// The API over a backend. A cheap handle.
@@ -23,6 +24,7 @@ struct Parts {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     region: String,
+    new_buckets: NewBuckets,
 }
 
 impl S3Api {
@@ -32,8 +34,9 @@ impl S3Api {
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
         region: String,
+        new_buckets: NewBuckets,
     ) -> Self {
-        Self(Arc::new(Parts { iam, backend, clock, ids, region }))
+        Self(Arc::new(Parts { iam, backend, clock, ids, region, new_buckets }))
     }
 
     pub(super) fn iam(&self) -> &Iam {
@@ -52,15 +55,30 @@ impl S3Api {
         &*self.0.ids
     }
 
+    /// What a bucket is told that says nothing itself.
+    pub(super) fn guard_of_new_buckets(&self) -> Guard {
+        self.0.new_buckets.guard()
+    }
+
     pub(super) fn region(&self) -> &str {
         &self.0.region
     }
 }
 
+/// The status of an answer where s3s has another one; an extension of the response.
+#[derive(Clone, Copy)]
+pub(super) struct AnswerStatus(pub http::StatusCode);
+
 /// What the access hook left with a request.
 pub(super) trait Scoped {
     fn scope(&self) -> S3Result<&RequestScope>;
-    fn own_bucket(&self) -> S3Result<&Arc<Bucket>>;
+    /// The bucket that the request names, as it was read when the request was permitted.
+    fn found(&self) -> S3Result<&Found>;
+    fn found_source(&self) -> S3Result<&Found>;
+
+    fn own_bucket(&self) -> S3Result<&Arc<Bucket>> {
+        Ok(&self.found()?.bucket)
+    }
 
     fn place(&self, key: &str) -> S3Result<Place> {
         Ok(Place::new(self.own_bucket()?.id, key))
@@ -76,8 +94,12 @@ impl<T> Scoped for S3Request<T> {
         self.extensions.get::<Arc<RequestScope>>().map(|scope| &**scope).ok_or_else(access_denied)
     }
 
-    fn own_bucket(&self) -> S3Result<&Arc<Bucket>> {
-        self.extensions.get::<OwnBucket>().map(|bucket| &bucket.0).ok_or_else(access_denied)
+    fn found(&self) -> S3Result<&Found> {
+        self.extensions.get::<Found>().ok_or_else(access_denied)
+    }
+
+    fn found_source(&self) -> S3Result<&Found> {
+        self.extensions.get::<FoundSource>().map(|source| &source.0).ok_or_else(access_denied)
     }
 }
 
@@ -117,6 +139,27 @@ operations! {
     get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput -> GetBucketAccelerateConfigurationOutput,
     get_object_lock_configuration: GetObjectLockConfigurationInput -> GetObjectLockConfigurationOutput,
     get_bucket_notification_configuration: GetBucketNotificationConfigurationInput -> GetBucketNotificationConfigurationOutput,
+    put_bucket_cors: PutBucketCorsInput -> PutBucketCorsOutput,
+    delete_bucket_cors: DeleteBucketCorsInput -> DeleteBucketCorsOutput,
+    put_bucket_tagging: PutBucketTaggingInput -> PutBucketTaggingOutput,
+    delete_bucket_tagging: DeleteBucketTaggingInput -> DeleteBucketTaggingOutput,
+    put_bucket_request_payment: PutBucketRequestPaymentInput -> PutBucketRequestPaymentOutput,
+    put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput -> PutBucketAccelerateConfigurationOutput,
+    put_bucket_logging: PutBucketLoggingInput -> PutBucketLoggingOutput,
+    put_bucket_notification_configuration: PutBucketNotificationConfigurationInput -> PutBucketNotificationConfigurationOutput,
+    list_bucket_analytics_configurations: ListBucketAnalyticsConfigurationsInput -> ListBucketAnalyticsConfigurationsOutput,
+    list_bucket_inventory_configurations: ListBucketInventoryConfigurationsInput -> ListBucketInventoryConfigurationsOutput,
+    list_bucket_metrics_configurations: ListBucketMetricsConfigurationsInput -> ListBucketMetricsConfigurationsOutput,
+    list_bucket_intelligent_tiering_configurations: ListBucketIntelligentTieringConfigurationsInput -> ListBucketIntelligentTieringConfigurationsOutput,
+    put_bucket_policy: PutBucketPolicyInput -> PutBucketPolicyOutput,
+    delete_bucket_policy: DeleteBucketPolicyInput -> DeleteBucketPolicyOutput,
+    get_bucket_policy_status: GetBucketPolicyStatusInput -> GetBucketPolicyStatusOutput,
+    put_public_access_block: PutPublicAccessBlockInput -> PutPublicAccessBlockOutput,
+    delete_public_access_block: DeletePublicAccessBlockInput -> DeletePublicAccessBlockOutput,
+    put_bucket_ownership_controls: PutBucketOwnershipControlsInput -> PutBucketOwnershipControlsOutput,
+    delete_bucket_ownership_controls: DeleteBucketOwnershipControlsInput -> DeleteBucketOwnershipControlsOutput,
+    put_bucket_acl: PutBucketAclInput -> PutBucketAclOutput,
+    put_object_acl: PutObjectAclInput -> PutObjectAclOutput,
     put_object: PutObjectInput -> PutObjectOutput,
     get_object: GetObjectInput -> GetObjectOutput,
     head_object: HeadObjectInput -> HeadObjectOutput,

@@ -7,12 +7,13 @@ use s3s::{S3Error, S3Request, S3Response, S3Result};
 
 use terroir_action::Target;
 
-use super::access::query_pairs;
+use super::access::OfObject;
 use super::convert::{etag, owner, size, timestamp};
 use super::error::{
     from_backend, from_domain, invalid, invalid_argument, malformed_xml, no_such_bucket, not_implemented, s3,
 };
 use super::listing::{Encoding, page_size};
+use super::permissions::query_pairs;
 use super::service::{S3Api, Scoped};
 use crate::backend::{self, BackendError, ListVersions, Lookup, VersionEntry, VersionId, VersionListing, Versioning};
 use crate::model::Bucket as BucketRecord;
@@ -47,9 +48,17 @@ pub(super) fn name_version(targets: &mut [Target], uri: &Uri) {
     }
 }
 
+/// The version that a copy is made of, as the request names it.
+pub(super) fn source_version_text(headers: &HeaderMap) -> Option<String> {
+    let source = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok())?;
+    match CopySource::parse(source) {
+        Ok(CopySource::Bucket { version_id, .. }) => version_id.map(|version| version.to_string()),
+        _ => None,
+    }
+}
+
 pub(super) fn name_source_version(targets: &mut [Target], headers: &HeaderMap) {
-    let source = headers.get("x-amz-copy-source").and_then(|value| value.to_str().ok()).map(CopySource::parse);
-    if let Some(Ok(CopySource::Bucket { version_id: Some(version), .. })) = source {
+    if let Some(version) = source_version_text(headers) {
         targets.iter_mut().for_each(|target| permission_on_version(target, &version));
     }
 }
@@ -101,15 +110,20 @@ impl S3Api {
     }
 
     /// What was found, or the error that says what was not.
-    pub(super) async fn need<T, R>(
+    pub(super) async fn need<T, R: OfObject>(
         &self,
         request: &S3Request<T>,
         version: Option<&VersionId>,
         found: Lookup<R>,
     ) -> S3Result<R> {
         let marker = match found {
-            Lookup::Found(found) => return Ok(found),
-            Lookup::Marker(marker) if version.is_some() => return Err(is_delete_marker(&marker)),
+            Lookup::Found(object) => {
+                request.found()?.covers(object.head())?;
+                return Ok(object);
+            }
+            Lookup::Marker(marker) if version.is_some() && request.found()?.basis.is_none() => {
+                return Err(is_delete_marker(&marker));
+            }
             Lookup::Marker(marker) => Some(marker),
             Lookup::Missing => None,
         };

@@ -24,6 +24,7 @@ use futures::Stream;
 use std::ops::Range;
 use std::pin::Pin;
 
+use crate::acl::Acl;
 use crate::checksum::Algorithm;
 
 /// The bytes of an object, in pieces of any size. An error ends it.
@@ -92,6 +93,12 @@ pub trait ObjectBackend: Send + Sync + 'static {
         version: Option<&VersionId>,
         tags: StringMap,
     ) -> Result<VersionId, BackendError>;
+
+    /// Replaces the access control list of one version.
+    ///
+    /// # Errors
+    /// As for [`Self::set_tags`].
+    async fn set_acl(&self, at: &Place, version: &VersionId, acl: Option<Acl>) -> Result<VersionId, BackendError>;
 
     /// Deletes an object or one version. That there is nothing to delete is no error.
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError>;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
 use super::{BoxError, DeleteMarker, VersionId, Versioning};
+use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
 
 pub type StringMap = BTreeMap<String, String>;
@@ -75,6 +76,9 @@ pub struct ObjectMeta {
     pub user: StringMap,
     #[serde(rename = "t", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: StringMap,
+    /// None: the bucket owner's, and private.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    pub acl: Option<Acl>,
 }
 
 /// What is known of an object without its bytes.

@@ -226,6 +226,8 @@ async fn policies_decide_per_operation_and_key() {
         {"Effect":"Deny","Action":"s3:*","Resource":"arn:aws:s3:::bucket/in/secret*"}]}"#;
     let user = world.user("limited", policy).await;
     let all = world.user("all", EVERYTHING).await;
+    let reading = r#"{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:GetObject","Resource":"*"}}"#;
+    let limited_to_reading = world.user("reading", reading).await;
     let nothing = world
         .user("nothing", r#"{"Version":"2012-10-17","Statement":{"Effect":"Deny","Action":"*","Resource":"*"}}"#)
         .await;
@@ -244,7 +246,8 @@ async fn policies_decide_per_operation_and_key() {
         ("list with its prefix", user.get("/bucket?list-type=2&prefix=in%2F"), 200),
         ("list without", user.get("/bucket?list-type=2"), 403),
         ("list another prefix", user.get("/bucket?prefix=out%2F"), 403),
-        ("a missing key, not telling", user.get("/bucket/in/missing"), 403),
+        ("a missing key that may be listed", user.get("/bucket/in/missing"), 404),
+        ("a missing key, not telling", limited_to_reading.get("/bucket/in/missing"), 403),
         ("a missing bucket, not telling", user.get("/nothing-here"), 403),
         ("buckets", user.get("/"), 403),
         ("create", user.put("/third"), 403),

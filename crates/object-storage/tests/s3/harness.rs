@@ -40,6 +40,7 @@ pub struct World {
     pub backend: LocalBackend,
     pub full: Arc<Switch>,
     pub account: AccountId,
+    pub strange_account: AccountId,
     pub root: Client,
     /// Root of another account.
     pub stranger: Client,
@@ -69,6 +70,7 @@ impl World {
             ids,
             region: REGION.to_owned(),
             domains: vec!["s3.test".to_owned()],
+            new_buckets: Default::default(),
         })
         .await
         .unwrap();
@@ -85,8 +87,9 @@ impl World {
             secret: made.secret.expose().clone(),
             token: None,
         };
-        let (root, stranger, account) = (client(&roots[0]), client(&roots[1]), roots[0].account_id);
-        Self { front, iam, store, clock, backend, full, account, root, stranger, dir }
+        let (root, stranger) = (client(&roots[0]), client(&roots[1]));
+        let (account, strange_account) = (roots[0].account_id, roots[1].account_id);
+        Self { front, iam, store, clock, backend, full, account, strange_account, root, stranger, dir }
     }
 
     /// A world with the bucket `bucket`.
@@ -98,13 +101,22 @@ impl World {
 
     /// A user of the account with one inline policy.
     pub async fn user(&self, name: &str, policy: &str) -> Client {
+        self.user_of(self.account, name, policy).await
+    }
+
+    /// The same of the other account.
+    pub async fn stranger_user(&self, name: &str, policy: &str) -> Client {
+        self.user_of(self.strange_account, name, policy).await
+    }
+
+    async fn user_of(&self, account: AccountId, name: &str, policy: &str) -> Client {
         let now = self.clock.now();
         let tags = Default::default();
         let make = |txn: &mut terroir_store::Txn| {
             let about = About { name, path: None, description: None, tags: &tags };
-            create_user(txn, self.account, about, &OsRandom, now)?;
-            put_inline_policy(txn, self.account, Holder::User(name), "inline", policy)?;
-            create_access_key(txn, self.account, KeyOwner::User(name), &OsRandom, now)
+            create_user(txn, account, about, &OsRandom, now)?;
+            put_inline_policy(txn, account, Holder::User(name), "inline", policy)?;
+            create_access_key(txn, account, KeyOwner::User(name), &OsRandom, now)
         };
         let ((key, secret), _) = self.store.transact(&[], make).await.unwrap();
         Client { access_key: key.id, secret: secret.expose().clone(), ..self.root.clone() }
@@ -255,8 +267,13 @@ impl Call {
         request
     }
 
+    /// An access key that is empty signs nothing.
     pub async fn send(self) -> Answer {
-        let (request, _) = self.sign();
+        let (mut request, _) = self.sign();
+        if self.client.access_key.is_empty() {
+            request.headers_mut().remove("authorization");
+            request.headers_mut().remove("x-amz-date");
+        }
         send(&self.client.front, request.map(|()| Full::new(self.body.clone()))).await
     }
 

@@ -1,15 +1,18 @@
 //! S3 as a client sees it, against the service in this process; and the backend below it.
 
+mod acls;
 mod authentication;
 mod bodies;
 mod checksums;
 mod configuration;
+mod cors;
 mod crash;
 mod harness;
 mod listing;
 mod migration;
 mod multipart;
 mod objects;
+mod policies;
 mod races;
 mod version_model;
 mod versions;

@@ -31,6 +31,7 @@ use super::{
     PartOfObject, Place, Put, Source, StringMap, Upload, UploadListing, Verify, VersionId, VersionListing, Versioning,
     WriteCondition,
 };
+use crate::acl::Acl;
 use crate::budget::DiskBudget;
 use crate::checksum::Algorithm;
 
@@ -328,6 +329,13 @@ impl ObjectBackend for LocalBackend {
         let (place, version) = (at.clone(), version.cloned());
         let change =
             move |c: &rusqlite::Connection| versions::change_meta(c, &place, version.as_ref(), |meta| meta.tags = tags);
+        self.0.index.write(change).await
+    }
+
+    async fn set_acl(&self, at: &Place, version: &VersionId, acl: Option<Acl>) -> Result<VersionId, BackendError> {
+        let (place, version) = (at.clone(), version.clone());
+        let change =
+            move |c: &rusqlite::Connection| versions::change_meta(c, &place, Some(&version), |meta| meta.acl = acl);
         self.0.index.write(change).await
     }
 

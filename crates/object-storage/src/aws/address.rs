@@ -1,0 +1,64 @@
+//! Which bucket a request is for, by its host and its path.
+
+use http::header::HOST;
+use http::request::Parts;
+use percent_encoding::percent_decode_str;
+use s3s::S3Result;
+use s3s::host::{S3Host, VirtualHost};
+use s3s::path::{S3Path, parse_path_style, parse_virtual_hosted_style};
+
+/// Names below which a host's first labels are a bucket: `BUCKET.DOMAIN`.
+#[derive(Debug, Clone)]
+pub(super) struct Domains(Vec<String>);
+
+impl Domains {
+    pub(super) fn new(domains: impl IntoIterator<Item = String>) -> Self {
+        let mut domains: Vec<_> = domains.into_iter().map(|domain| domain.to_ascii_lowercase()).collect();
+        // `a.s3.localhost` is bucket `a` below `s3.localhost`, not `a.s3` below `localhost`.
+        domains.sort_by_key(|domain| std::cmp::Reverse(domain.len()));
+        Self(domains)
+    }
+
+    /// The domain and the bucket in front of it. `host` may have a port.
+    fn split(&self, host: &str) -> Option<(&str, String)> {
+        let lower = without_port(host).to_ascii_lowercase();
+        self.0.iter().find_map(|domain| {
+            let bucket = lower.strip_suffix(domain.as_str())?.strip_suffix('.')?;
+            (!bucket.is_empty()).then(|| (domain.as_str(), bucket.to_owned()))
+        })
+    }
+
+    /// The bucket in a host's name.
+    pub(super) fn bucket_of_host(&self, parts: &Parts) -> Option<String> {
+        Some(self.split(host(parts)?)?.1)
+    }
+
+    /// Where a request goes; none if its address is no valid one.
+    pub(super) fn locate(&self, parts: &Parts) -> Option<S3Path> {
+        let path = percent_decode_str(parts.uri.path()).decode_utf8().ok()?;
+        match self.bucket_of_host(parts) {
+            Some(bucket) => parse_virtual_hosted_style(Some(&bucket), &path).ok(),
+            None => parse_path_style(&path).ok(),
+        }
+    }
+}
+
+impl S3Host for Domains {
+    fn parse_host_header<'a>(&'a self, host: &'a str) -> S3Result<VirtualHost<'a>> {
+        Ok(match self.split(host) {
+            Some((domain, bucket)) => VirtualHost::new(domain).with_bucket(bucket),
+            None => VirtualHost::new(without_port(host)),
+        })
+    }
+}
+
+/// The host that a request names, with its port.
+pub(super) fn host(parts: &Parts) -> Option<&str> {
+    let named = parts.headers.get(HOST).and_then(|value| value.to_str().ok());
+    named.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))
+}
+
+fn without_port(host: &str) -> &str {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
+    name.map_or(host, |(name, _)| name)
+}
