@@ -1,6 +1,7 @@
 //! Rounds are idempotent, mend what others broke, and leave nothing behind.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 use terroir_agent_api::{Desired, InterfacePhase, Peer, Section, Traffic};
 
 use super::rig::*;
@@ -116,7 +117,14 @@ fn what_others_broke_is_mended() {
     for (what, place, command) in breakages {
         place.sh(&command);
         world.settle();
-        let (now, then) = (without_numbers(&picture(&world)), without_numbers(&whole));
+        let then = without_numbers(&whole);
+        let mut now = without_numbers(&picture(&world));
+        // The kernel takes its time to say that a link has come up.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while now != then && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            now = without_numbers(&picture(&world));
+        }
         let differs: Vec<_> =
             now.iter().filter(|l| !then.contains(l)).chain(then.iter().filter(|l| !now.contains(l))).collect();
         assert!(now == then, "{what}: {differs:#?}");
