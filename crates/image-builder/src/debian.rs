@@ -56,6 +56,8 @@ datasource:
     strict_id: false
     max_wait: 120
     timeout: 10
+# The image has no other locale, and cloud-init's own default would fail.
+locale: C.UTF-8
 ";
 
 /// Builds `debian-12.raw` into `out_dir`. Takes some minutes and needs root, because a Debian
