@@ -197,7 +197,10 @@ def main():
         say("\n".join(GROUPS))
         return 0
     groups = arguments.group or list(GROUPS)
-    environment = dict(os.environ, TERROIR_FULL="1" if arguments.full else "0", PYTHONDONTWRITEBYTECODE="1")
+    environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+    environment.pop("TERROIR_FULL", None)
+    if arguments.full:
+        environment["TERROIR_FULL"] = "1"
     environment["TERROIR"] = str(TARGET / "debug/terroir")
     stages = []
 

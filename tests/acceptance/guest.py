@@ -1,7 +1,6 @@
 """Instances as a user sees them: launched over the API, reached over SSH."""
 
 import subprocess
-import time
 from pathlib import Path
 
 from waiting import until
@@ -61,14 +60,13 @@ class Guest:
             output = self.tenant.ec2.get_console_output(InstanceId=self.id, Latest=True).get("Output", "")
             return output[-2000:]
 
-        deadline = time.monotonic() + seconds
-        while True:
+        def runs():
             done = self.ssh("true", check=False, seconds=30)
-            if done.returncode == 0:
-                return self
-            if time.monotonic() > deadline:
-                raise AssertionError(f"{self.id}: no SSH within {seconds} s: {done.stderr}\n{console()}")
-            time.sleep(0.2)
+            assert done.returncode == 0, f"{done.stderr}\n{console()}"
+            return True
+
+        until(f"{self.id}: SSH", runs, seconds, every=0.2)
+        return self
 
     def terminate(self):
         self.tenant.ec2.terminate_instances(InstanceIds=[self.id])

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 import uuid
 
 import botocore.exceptions
@@ -38,7 +37,7 @@ class Writer(threading.Thread):
                 self.groups[key] = group["GroupId"]
             except REFUSED:
                 # Not acknowledged: the server is dead at the moment.
-                time.sleep(0.02)
+                self.stopped.wait(0.02)
 
 
 def test_kill_9_loses_nothing_acknowledged(cloud):

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from cloud import CLEAN, ROOT, Cloud
+from cloud import AWS, CLEAN, ROOT, Cloud
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
@@ -43,6 +43,10 @@ def test_make_up_again_and_down():
             stdin=subprocess.DEVNULL,
         )
         assert "hello from ip-" in said.stdout, said.stderr
+        [hint] = re.findall(r"^\s*(eval .*)$", first, re.MULTILINE)
+        states = f"{hint} && {AWS} ec2 describe-instances --query 'Reservations[].Instances[].State.Name' --output text"
+        said = subprocess.run(["bash", "-c", states], env=CLEAN, capture_output=True, text=True, timeout=60)
+        assert said.stdout.strip() == "running", said.stderr
         started = time.monotonic()
         assert ssh_line(make("up")) == line
         took = time.monotonic() - started

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import threading
-import time
 import uuid
 from pathlib import Path
 
@@ -138,7 +137,7 @@ class Writers:
                 self.count += 1
             except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError):
                 # Either the power is off, which ends the round, or the call was not acknowledged.
-                time.sleep(0.05)
+                self.stop.wait(0.05)
 
     def put(self, machine, number):
         s3 = machine.client("s3")

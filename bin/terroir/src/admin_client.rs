@@ -30,7 +30,10 @@ pub enum AdminError {
 impl std::fmt::Display for AdminError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotRunning(detail) => write!(f, "the cloud is not running ({detail}); start it with `terroir up`"),
+            Self::NotRunning(detail) => {
+                let or = if nix::unistd::Uid::effective().is_root() { "" } else { ", or use sudo if root runs it" };
+                write!(f, "the cloud is not running ({detail}); start it with `terroir up`{or}")
+            }
             Self::Refused(detail) => f.write_str(detail),
         }
     }

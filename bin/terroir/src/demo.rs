@@ -36,10 +36,13 @@ pub async fn run(layout: &Layout, args: DemoArgs) -> Result<(), String> {
     }
     wait_for_ssh(&address).await?;
     let key = key_file(layout);
+    if key.exists() {
+        give_to_caller(&key).map_err(|error| format!("{}: {error}", key.display()))?;
+    }
     println!("\n{instance} is running. Log in:\n");
     println!("  ssh -i {} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null root@{address}\n", key.display());
     println!("Then try:\n");
-    println!("  eval \"$(terroir env)\"");
+    println!("  eval \"$({} env)\"", layout.command_line());
     println!(
         "  aws ec2 describe-instances --query 'Reservations[].Instances[].[InstanceId,State.Name,PublicIpAddress]'"
     );
@@ -103,7 +106,6 @@ async fn make_key(layout: &Layout, client: &Ec2Client) -> Result<String, String>
     Ok(NAME.to_owned())
 }
 
-/// For whoever called `sudo`, not for root alone.
 fn write_key(file: &Path, material: &str) -> std::io::Result<()> {
     if file.exists() {
         fs::remove_file(file)?;
@@ -111,7 +113,11 @@ fn write_key(file: &Path, material: &str) -> std::io::Result<()> {
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     out.write_all(material.trim().as_bytes())?;
     out.write_all(b"\n")?;
-    out.sync_all()?;
+    out.sync_all()
+}
+
+/// To whoever called `sudo`: SSH reads a key only for its owner.
+fn give_to_caller(file: &Path) -> std::io::Result<()> {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
     if let (Some(uid), Some(gid)) = (number("SUDO_UID"), number("SUDO_GID")) {
         std::os::unix::fs::chown(file, Some(uid), Some(gid))?;

@@ -33,6 +33,16 @@ impl Layout {
         Ok(Self { root })
     }
 
+    /// How whoever sees this output calls this binary for this cloud.
+    pub fn command_line(&self) -> String {
+        let binary = std::env::current_exe().map_or_else(|_| "terroir".into(), |path| path.display().to_string());
+        let sudo = if std::env::var_os("SUDO_UID").is_some() { "sudo " } else { "" };
+        match Self::find(None) {
+            Ok(usual) if usual.root == self.root => format!("{sudo}{binary}"),
+            _ => format!("{sudo}{binary} --data-dir {}", self.root.display()),
+        }
+    }
+
     pub fn root(&self) -> &Path {
         &self.root
     }

@@ -14,10 +14,7 @@ pub use assignment::{Assignment, Hold, NotFree};
 use terroir_types::AccountId;
 
 /// Owner of the images that are there for everybody; shown as `terroir`.
-pub const SYSTEM_ACCOUNT: AccountId = match AccountId::from_number(0) {
-    Some(account) => account,
-    None => panic!("zero has at most twelve digits"),
-};
+pub const SYSTEM_ACCOUNT: AccountId = AccountId::NOBODY;
 
 /// Alias of [`SYSTEM_ACCOUNT`] in `Owners` and `imageOwnerAlias`.
 pub const SYSTEM_ALIAS: &str = "terroir";

@@ -11,7 +11,8 @@ pub struct AccountId(u64);
 impl AccountId {
     const LIMIT: u64 = 1_000_000_000_000;
 
-    /// Stands for callers without an account, such as anonymous ones. No tenant has this number.
+    /// Of no tenant: stands for callers without an account, such as anonymous ones, and owns what the cloud itself offers
+    /// to everybody.
     pub const NOBODY: Self = Self(0);
 
     /// `None` unless `number` fits into twelve digits.

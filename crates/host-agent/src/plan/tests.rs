@@ -41,24 +41,7 @@ impl World {
             size_bytes: 100,
             source: Some(blob("image")),
         };
-        let section = InstanceSection {
-            id: instance,
-            account: "123456789012".parse().unwrap(),
-            epoch: 1,
-            run_id: 3,
-            desired: PowerState::Running,
-            force_stop: false,
-            reboot_count: 0,
-            instance_type: "t3.nano".to_owned(),
-            vcpus: 1,
-            memory_bytes: 1 << 29,
-            architecture: "x86_64".to_owned(),
-            machine: None,
-            direct_boot: None,
-            volumes: vec![attachment(root, 0)],
-            interfaces: vec![InterfaceAttachmentSpec { interface, device_index: 0 }],
-            metadata: metadata(),
-        };
+        let section = InstanceSection { run_id: 3, ..instance_section(instance, &[root], &[interface]) };
         let mut spec = HostSpec::new();
         for section in
             [host(), Section::Volume(volume), interface_section(interface), Section::Instance(Box::new(section))]
@@ -167,6 +150,31 @@ fn process(run_id: RunId) -> GuestProcess {
 fn on_disk(size_bytes: u64) -> VolumeObservation {
     let file = VolumeFile { format: VolumeFormat::Raw, size_bytes, backing: None };
     VolumeObservation { file: Some(file), ..VolumeObservation::default() }
+}
+
+/// Its first run; the volumes stand in the order of their slots.
+pub(crate) fn instance_section(id: InstanceId, volumes: &[VolumeId], interfaces: &[InterfaceId]) -> InstanceSection {
+    InstanceSection {
+        id,
+        account: "123456789012".parse().unwrap(),
+        epoch: 1,
+        run_id: 1,
+        desired: PowerState::Running,
+        force_stop: false,
+        reboot_count: 0,
+        instance_type: "t3.nano".to_owned(),
+        vcpus: 1,
+        memory_bytes: 1 << 29,
+        architecture: "x86_64".to_owned(),
+        machine: None,
+        direct_boot: None,
+        volumes: (0..).zip(volumes).map(|(slot, id)| attachment(*id, slot)).collect(),
+        interfaces: (0..)
+            .zip(interfaces)
+            .map(|(device_index, interface)| InterfaceAttachmentSpec { interface: *interface, device_index })
+            .collect(),
+        metadata: metadata(),
+    }
 }
 
 pub(crate) fn attachment(volume: VolumeId, slot: u8) -> VolumeAttachmentSpec {

@@ -15,7 +15,7 @@ use crate::hypervisor::{Applied, Hypervisor, HypervisorError};
 use crate::ledger::Ledger;
 use crate::observed::{GuestObservation, InterfaceObservation};
 use crate::plan::Op;
-use crate::plan::tests::{attachment, host, metadata};
+use crate::plan::tests::{host, instance_section};
 use crate::record::{InstanceRecord, ProcessId, RunPhase, RunRecord};
 use crate::simulated::{SimulatedHypervisor, SimulatedStorage};
 use crate::{AgentOptions, network_round};
@@ -185,27 +185,7 @@ fn volume(id: VolumeId, epoch: Epoch) -> Section {
 }
 
 fn instance(id: InstanceId, volumes: &[VolumeId], interfaces: &[InterfaceId]) -> Section {
-    Section::Instance(Box::new(InstanceSection {
-        id,
-        account: "123456789012".parse().unwrap(),
-        epoch: 1,
-        run_id: 1,
-        desired: PowerState::Running,
-        force_stop: false,
-        reboot_count: 0,
-        instance_type: "t3.nano".to_owned(),
-        vcpus: 1,
-        memory_bytes: 1 << 29,
-        architecture: "x86_64".to_owned(),
-        machine: None,
-        direct_boot: None,
-        volumes: (0..).zip(volumes).map(|(slot, id)| attachment(*id, slot)).collect(),
-        interfaces: (0..)
-            .zip(interfaces)
-            .map(|(device_index, interface)| InterfaceAttachmentSpec { interface: *interface, device_index })
-            .collect(),
-        metadata: metadata(),
-    }))
+    Section::Instance(Box::new(instance_section(id, volumes, interfaces)))
 }
 
 fn runs(plane: &Plane, id: InstanceId) -> Option<()> {

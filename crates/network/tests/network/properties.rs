@@ -440,7 +440,7 @@ async fn clear(play: &Play) {
 /// 48 histories of up to 60 steps; with TERROIR_FULL=1, 600.
 #[test]
 fn random_histories() {
-    let full = std::env::var_os("TERROIR_FULL").is_some();
+    let full = std::env::var("TERROIR_FULL").is_ok_and(|value| value == "1");
     let config = Config {
         cases: if full { 600 } else { 48 },
         max_shrink_iters: 400,

@@ -12,7 +12,7 @@ use terroir_action::{Caller, CallerKind, Target};
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn};
 
-use super::error::{access_denied, from_backend, from_domain, no_such_bucket, no_such_key};
+use super::error::{access_denied, from_backend, from_domain, method_not_allowed, no_such_bucket, no_such_key};
 use super::front::RequestScope;
 use super::permissions::{ListOf, Need, Needs, copy_source, of_signature, query_pairs};
 use super::service::S3Api;
@@ -107,6 +107,9 @@ impl S3Access for Access {
                 if !speaks_for_the_owner(&operation, &scope.caller, &found.bucket) {
                     found.basis = self.0.permit(&txn, &scope, &found, &needs.own, object).await?;
                 }
+                if is_about_the_policy(&operation) && scope.caller.account != found.bucket.account {
+                    return Err(method_not_allowed());
+                }
                 check_expected_owner(cx.headers(), "x-amz-expected-bucket-owner", &found.bucket)?;
                 cx.extensions_mut().insert(found);
             }
@@ -123,11 +126,15 @@ impl S3Access for Access {
     }
 }
 
+/// A policy can let others into everything but itself. Source: PutBucketPolicy, GetBucketPolicy and DeleteBucketPolicy of
+/// the S3 API reference, which have 405 for those who may and are of another account.
+fn is_about_the_policy(operation: &str) -> bool {
+    matches!(operation, "GetBucketPolicy" | "PutBucketPolicy" | "DeleteBucketPolicy")
+}
+
 /// Nothing keeps an account's root from the policy of its bucket: nobody else could mend it.
 fn speaks_for_the_owner(operation: &str, caller: &Caller, bucket: &Bucket) -> bool {
-    matches!(operation, "GetBucketPolicy" | "PutBucketPolicy" | "DeleteBucketPolicy")
-        && caller.kind == CallerKind::Root
-        && caller.account == bucket.account
+    is_about_the_policy(operation) && caller.kind == CallerKind::Root && caller.account == bucket.account
 }
 
 pub(super) fn check_expected_owner(headers: &HeaderMap, name: &str, bucket: &Bucket) -> S3Result<()> {
@@ -208,7 +215,7 @@ impl S3Api {
 
     /// Whether the caller may do something more in a bucket that the access hook has found.
     pub(super) async fn may(&self, scope: &RequestScope, found: &Found, needs: &[Need]) -> S3Result<()> {
-        self.may_to(scope, found, needs, None).await
+        self.may_to(scope, found, needs, None).await.map(drop)
     }
 
     /// The same, to an object that is there; with the version that is named.
@@ -218,9 +225,9 @@ impl S3Api {
         found: &Found,
         needs: &[Need],
         object: Option<(Place, Option<String>)>,
-    ) -> S3Result<()> {
+    ) -> S3Result<Option<Basis>> {
         let txn = self.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
-        self.permit(&txn, scope, found, needs, object).await.map(drop)
+        self.permit(&txn, scope, found, needs, object).await
     }
 
     /// Whoever may not list the bucket does not learn which keys are missing.

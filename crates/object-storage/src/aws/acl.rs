@@ -300,7 +300,7 @@ impl S3Api {
         &self,
         request: S3Request<PutBucketOwnershipControlsInput>,
     ) -> S3Result<S3Response<PutBucketOwnershipControlsOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let [rule] = request.input.ownership_controls.rules.as_slice() else {
             return Err(super::error::malformed_xml());
         };
@@ -313,7 +313,7 @@ impl S3Api {
         &self,
         request: S3Request<DeleteBucketOwnershipControlsInput>,
     ) -> S3Result<S3Response<DeleteBucketOwnershipControlsOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let forget = |_: &Txn, guard: &mut Guard| {
             guard.ownership = None;
             Ok(())

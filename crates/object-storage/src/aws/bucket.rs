@@ -61,7 +61,7 @@ impl S3Api {
         &self,
         request: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
-        let bucket = request.own_bucket()?;
+        let bucket = request.bucket()?;
         let (id, name) = (bucket.id, bucket.name());
         self.backend().close_bucket(id).await.map_err(from_backend)?;
         let deleted = self.iam().store().transact(&[], |txn| ops::delete_bucket(txn, name, id)).await;

@@ -68,7 +68,7 @@ impl S3Api {
         let acl = self.new_object_acl(&request).await?;
         let to = request.place(&request.input.key)?;
         let from = self.source(&request, &request.input.copy_source).await?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let replaces = directive(request.input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
         let replaces_tags = directive(request.input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
         if from.place == to && from.version.is_none() && !replaces {

@@ -27,7 +27,7 @@ impl S3Api {
         &self,
         request: S3Request<GetBucketCorsInput>,
     ) -> S3Result<S3Response<GetBucketCorsOutput>> {
-        let Some(cors) = self.setting::<Cors>(request.own_bucket()?).await? else {
+        let Some(cors) = self.setting::<Cors>(request.bucket()?).await? else {
             let message = "The CORS configuration does not exist";
             return Err(s3("NoSuchCORSConfiguration", StatusCode::NOT_FOUND, message));
         };
@@ -48,7 +48,7 @@ impl S3Api {
         &self,
         request: S3Request<PutBucketCorsInput>,
     ) -> S3Result<S3Response<PutBucketCorsOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let rules = request.input.cors_configuration.cors_rules;
         if rules.is_empty() || rules.len() > MAX_RULES {
             return Err(super::error::malformed_xml());
@@ -62,7 +62,7 @@ impl S3Api {
         &self,
         request: S3Request<DeleteBucketCorsInput>,
     ) -> S3Result<S3Response<DeleteBucketCorsOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         self.change_bucket(&bucket, |txn, bucket| settings::remove::<Cors>(txn, bucket.id).map(drop)).await?;
         Ok(S3Response::new(DeleteBucketCorsOutput::default()))
     }

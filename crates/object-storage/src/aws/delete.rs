@@ -25,7 +25,7 @@ impl S3Api {
         let delete = Delete {
             version: asked_version(input.version_id.as_deref())?,
             condition: write_condition(input.if_match.as_ref(), None)?,
-            versioning: self.versioning(request.own_bucket()?)?,
+            versioning: self.versioning(request.bucket()?)?,
         };
         let place = request.place(&input.key)?;
         let deleted = self.backend().delete(&place, delete).await.map_err(from_backend)?;

@@ -33,6 +33,11 @@ pub(super) fn not_implemented(what: &str) -> S3Error {
     s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message)
 }
 
+pub(super) fn method_not_allowed() -> S3Error {
+    let message = "The specified method is not allowed against this resource.";
+    s3("MethodNotAllowed", StatusCode::METHOD_NOT_ALLOWED, message)
+}
+
 pub(super) fn no_such_bucket() -> S3Error {
     s3("NoSuchBucket", StatusCode::NOT_FOUND, "The specified bucket does not exist")
 }

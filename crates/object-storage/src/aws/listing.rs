@@ -91,7 +91,7 @@ impl S3Api {
         &self,
         request: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
-        let bucket = request.own_bucket()?;
+        let bucket = request.bucket()?;
         let input = &request.input;
         let encoding = Encoding::read(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;
@@ -124,7 +124,7 @@ impl S3Api {
         &self,
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
-        let bucket = request.own_bucket()?;
+        let bucket = request.bucket()?;
         let input = &request.input;
         let encoding = Encoding::read(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;

@@ -136,7 +136,7 @@ impl S3Api {
         request: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let place = request.place(&request.input.key)?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -190,7 +190,7 @@ impl S3Api {
 
     pub(super) async fn list_parts(&self, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let place = request.place(&request.input.key)?;
-        let account = request.own_bucket()?.account;
+        let account = request.bucket()?.account;
         let input = request.input;
         let upload = self.need_upload(&place, &input.upload_id).await?;
         let limit = page_size(input.max_parts, "max-parts")?;
@@ -234,7 +234,7 @@ impl S3Api {
         &self,
         request: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        let bucket = request.own_bucket()?;
+        let bucket = request.bucket()?;
         let (bucket_id, account) = (bucket.id, bucket.account);
         let input = request.input;
         let encoding = Encoding::read(input.encoding_type.as_ref())?;

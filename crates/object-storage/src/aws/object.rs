@@ -194,7 +194,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let input = request.input;
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let put = Put {
@@ -226,7 +226,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
         let object = self.need(&request, version.as_ref(), found).await?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -289,7 +289,7 @@ impl S3Api {
             found.map(|head| (head, Vec::new()))
         };
         let (head, parts) = self.need(&request, version.as_ref(), found).await?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -349,7 +349,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
         let object = self.need(&request, version.as_ref(), found).await?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let wants = |name: &str| {
             request
                 .input

@@ -28,7 +28,7 @@ impl S3Api {
         &self,
         request: S3Request<PutBucketPolicyInput>,
     ) -> S3Result<S3Response<PutBucketPolicyOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let text = request.input.policy;
         let resource = format!("arn:aws:s3:::{}", bucket.name());
         let put = |txn: &mut Txn, bucket: &crate::model::Bucket| {
@@ -44,7 +44,7 @@ impl S3Api {
         &self,
         request: S3Request<DeleteBucketPolicyInput>,
     ) -> S3Result<S3Response<DeleteBucketPolicyOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let forget = |_: &Txn, guard: &mut Guard| {
             guard.policy = None;
             guard.policy_is_public = false;
@@ -84,7 +84,7 @@ impl S3Api {
         &self,
         request: S3Request<PutPublicAccessBlockInput>,
     ) -> S3Result<S3Response<PutPublicAccessBlockOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let given = &request.input.public_access_block_configuration;
         let block = PublicAccessBlock {
             block_acls: given.block_public_acls == Some(true),
@@ -100,7 +100,7 @@ impl S3Api {
         &self,
         request: S3Request<DeletePublicAccessBlockInput>,
     ) -> S3Result<S3Response<DeletePublicAccessBlockOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         self.set_public_access_block(&bucket, None).await?;
         Ok(S3Response::new(DeletePublicAccessBlockOutput::default()))
     }

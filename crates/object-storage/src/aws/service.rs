@@ -76,12 +76,13 @@ pub(super) trait Scoped {
     fn found(&self) -> S3Result<&Found>;
     fn found_source(&self) -> S3Result<&Found>;
 
-    fn own_bucket(&self) -> S3Result<&Arc<Bucket>> {
+    /// Not always the caller's own: policies and lists let others in.
+    fn bucket(&self) -> S3Result<&Arc<Bucket>> {
         Ok(&self.found()?.bucket)
     }
 
     fn place(&self, key: &str) -> S3Result<Place> {
-        Ok(Place::new(self.own_bucket()?.id, key))
+        Ok(Place::new(self.bucket()?.id, key))
     }
 
     fn body_state(&self) -> S3Result<Arc<BodyState>> {

@@ -6,11 +6,12 @@ use s3s::{S3Request, S3Response, S3Result};
 use terroir_resources::{MAX_TAGS, Tags};
 use terroir_store::Txn;
 
+use super::access::Basis;
 use super::error::{from_backend, from_domain, invalid, s3};
 use super::permissions::{Need, of_signature, of_tags};
 use super::service::{AnswerStatus, S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version, shown_version};
-use crate::backend::{Place, StringMap};
+use crate::backend::{Place, StringMap, VersionId};
 use crate::model::Bucket;
 
 impl S3Api {
@@ -18,7 +19,7 @@ impl S3Api {
         &self,
         request: S3Request<GetBucketTaggingInput>,
     ) -> S3Result<S3Response<GetBucketTaggingOutput>> {
-        let bucket = request.own_bucket()?;
+        let bucket = request.bucket()?;
         let txn = self.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
         let tags = terroir_resources::tags(&txn, bucket.account, &bucket.resource_id()).map_err(from_domain)?;
         if tags.is_empty() {
@@ -33,7 +34,7 @@ impl S3Api {
         &self,
         request: S3Request<PutBucketTaggingInput>,
     ) -> S3Result<S3Response<PutBucketTaggingOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         let tags = checked(request.input.tagging.tag_set)?;
         self.change_bucket(&bucket, |txn, bucket| replace(txn, bucket, &tags)).await?;
         let mut response = S3Response::new(PutBucketTaggingOutput::default());
@@ -45,7 +46,7 @@ impl S3Api {
         &self,
         request: S3Request<DeleteBucketTaggingInput>,
     ) -> S3Result<S3Response<DeleteBucketTaggingOutput>> {
-        let bucket = request.own_bucket()?.clone();
+        let bucket = request.bucket()?.clone();
         self.change_bucket(&bucket, |txn, bucket| replace(txn, bucket, &Tags::new())).await?;
         Ok(S3Response::new(DeleteBucketTaggingOutput::default()))
     }
@@ -58,7 +59,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
         let head = self.need(&request, version.as_ref(), found).await?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let tag = |(key, value): (&String, &String)| Tag { key: Some(key.clone()), value: Some(value.clone()) };
         let tag_set = head.meta.tags.iter().map(tag).collect();
         Ok(S3Response::new(GetObjectTaggingOutput { tag_set, version_id: shown_version(versioning, &head.version) }))
@@ -70,11 +71,12 @@ impl S3Api {
     ) -> S3Result<S3Response<PutObjectTaggingOutput>> {
         let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let pair = |tag: Tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default());
         let pairs = request.input.tagging.tag_set.iter().cloned().map(pair).collect();
         let tags = super::convert::check_tags(pairs)?;
-        self.may_tag(&request, &place, request.input.version_id.clone(), &tags).await?;
+        let basis = self.may_tag(&request, &place, request.input.version_id.clone(), &tags).await?;
+        let version = decided_version(basis.as_ref(), version);
         let tagged = self.backend().set_tags(&place, version.as_ref(), tags).await.map_err(from_backend)?;
         Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
     }
@@ -85,7 +87,8 @@ impl S3Api {
     ) -> S3Result<S3Response<DeleteObjectTaggingOutput>> {
         let version = asked_version(request.input.version_id.as_deref())?;
         let place = request.place(&request.input.key)?;
-        let versioning = self.versioning(request.own_bucket()?)?;
+        let versioning = self.versioning(request.bucket()?)?;
+        let version = decided_version(request.found()?.basis.as_ref(), version);
         let none = Default::default();
         let untagged = self.backend().set_tags(&place, version.as_ref(), none).await.map_err(from_backend)?;
         Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
@@ -98,7 +101,7 @@ impl S3Api {
         place: &Place,
         version: Option<String>,
         tags: &StringMap,
-    ) -> S3Result<()> {
+    ) -> S3Result<Option<Basis>> {
         let (scope, found) = (request.scope()?, request.found()?);
         let mut need = Need::on_object("s3:PutObjectTagging", found.bucket.name(), &place.key);
         if let Some(version) = &version {
@@ -107,6 +110,14 @@ impl S3Api {
         need.target.keys.extend(of_tags(tags));
         need.target.keys.extend(of_signature(scope));
         self.may_to(scope, found, &[Need::new(need.target)], Some((place.clone(), version))).await
+    }
+}
+
+/// The version that the decision was made for; the one that was asked for, if the decision rests on none.
+fn decided_version(basis: Option<&Basis>, asked: Option<VersionId>) -> Option<VersionId> {
+    match basis {
+        Some(Basis::Version(version, _)) => Some(version.clone()),
+        Some(Basis::Absent) | None => asked,
     }
 }
 

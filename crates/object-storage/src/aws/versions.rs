@@ -10,14 +10,14 @@ use terroir_action::Target;
 use super::access::OfObject;
 use super::convert::{etag, owner, size, timestamp};
 use super::error::{
-    from_backend, from_domain, invalid, invalid_argument, malformed_xml, no_such_bucket, not_implemented, s3,
+    from_backend, from_domain, invalid, invalid_argument, malformed_xml, method_not_allowed, not_implemented,
 };
 use super::listing::{Encoding, page_size};
 use super::permissions::query_pairs;
 use super::service::{S3Api, Scoped};
 use crate::backend::{self, BackendError, ListVersions, Lookup, VersionEntry, VersionId, VersionListing, Versioning};
 use crate::model::Bucket as BucketRecord;
-use crate::{ops, versioning};
+use crate::versioning;
 
 const DELETE_MARKER: HeaderName = HeaderName::from_static("x-amz-delete-marker");
 const VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
@@ -85,8 +85,7 @@ pub(super) fn shown_version(versioning: Versioning, version: &VersionId) -> Opti
 
 /// Where the version that was named is a delete marker.
 pub(super) fn is_delete_marker(marker: &backend::DeleteMarker) -> S3Error {
-    let message = "The specified method is not allowed against this resource.";
-    let mut error = s3("MethodNotAllowed", StatusCode::METHOD_NOT_ALLOWED, message);
+    let mut error = method_not_allowed();
     let mut headers = marker_headers(marker);
     headers.insert(ALLOW, HeaderValue::from_static("DELETE"));
     let mut text = Vec::new();
@@ -142,7 +141,7 @@ impl S3Api {
         &self,
         request: S3Request<GetBucketVersioningInput>,
     ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-        let status = match self.versioning(request.own_bucket()?)? {
+        let status = match self.versioning(request.bucket()?)? {
             Versioning::Off => None,
             Versioning::Enabled => Some(BucketVersioningStatus::ENABLED),
             Versioning::Suspended => Some(BucketVersioningStatus::SUSPENDED),
@@ -170,22 +169,16 @@ impl S3Api {
                 return Err(invalid("IllegalVersioningConfigurationException", message));
             }
         };
-        let bucket = request.own_bucket()?;
-        let set = |txn: &mut terroir_store::Txn| {
-            let found = ops::find_bucket(txn, bucket.name())?.filter(|found| found.id == bucket.id);
-            let Some(found) = found else { return Ok(false) };
-            versioning::set_versioning(txn, &found, suspended)?;
-            Ok(true)
-        };
-        let (found, _) = self.iam().store().transact(&[], set).await.map_err(from_domain)?;
-        if found { Ok(S3Response::new(PutBucketVersioningOutput {})) } else { Err(no_such_bucket()) }
+        let bucket = request.bucket()?;
+        self.change_bucket(bucket, |txn, bucket| versioning::set_versioning(txn, bucket, suspended)).await?;
+        Ok(S3Response::new(PutBucketVersioningOutput {}))
     }
 
     pub(super) async fn list_object_versions(
         &self,
         request: S3Request<ListObjectVersionsInput>,
     ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
-        let bucket = request.own_bucket()?;
+        let bucket = request.bucket()?;
         let input = &request.input;
         let encoding = Encoding::read(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;

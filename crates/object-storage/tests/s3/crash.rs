@@ -1,5 +1,6 @@
 //! The process is killed while sixteen writers write: what was acknowledged is whole, and nothing else is there.
 
+use crate::harness::count;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::HashMap;
@@ -117,7 +118,7 @@ fn observe(folder: &Path, allowed: &mut Allowed, lines: usize) {
     assert!(seen > 0);
 }
 
-async fn verify(folder: &Path, allowed: &mut Allowed, round: usize) {
+async fn verify(folder: &Path, allowed: &mut Allowed, round: u32) {
     let backend = open(folder).await;
     let listing = backend.list(bucket(), List { limit: 10_000, ..List::default() }).await.unwrap();
     let mut found = HashMap::new();
@@ -162,7 +163,7 @@ fn files(folder: &Path) -> usize {
 
 #[test]
 fn acknowledged_objects_survive_a_kill() {
-    let rounds = if std::env::var_os("TERROIR_FULL").is_some() { 100 } else { 10 };
+    let rounds = count(20, 200);
     let dir = tempfile::tempdir().unwrap();
     let mut allowed = Allowed::new();
     for round in 0..rounds {

@@ -14,13 +14,24 @@ use terroir_iam::ops::{
 };
 use terroir_iam::sigv4::{PathRule, Scope, SigningKey, canonical_request, string_to_sign};
 use terroir_object_storage::backend::local::LocalBackend;
-use terroir_object_storage::budget::DiskBudget;
+use terroir_object_storage::budget::{DiskBudget, Unlimited};
 use terroir_object_storage::{S3Front, S3Options, S3Outcome, s3_service};
 use terroir_store::Store;
-use terroir_types::{AccountId, Clock, IdSource, ManualClock, OsRandom, Timestamp};
+use terroir_types::{AccountId, Clock, IdSource, ManualClock, OsRandom, SystemClock, Timestamp};
 
 pub const REGION: &str = "eu-test-1";
 pub const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
+
+/// How often a test repeats itself: `full` times with `TERROIR_FULL=1`.
+pub fn count(short: u32, full: u32) -> u32 {
+    if std::env::var("TERROIR_FULL").is_ok_and(|value| value == "1") { full } else { short }
+}
+
+/// Objects in a folder, with as much room as there is.
+pub async fn backend_in(folder: &std::path::Path) -> LocalBackend {
+    let clock = Arc::new(SystemClock);
+    LocalBackend::open(folder, clock, Arc::new(OsRandom), Arc::new(Unlimited)).await.unwrap()
+}
 
 /// A disk that is full when a test says so.
 #[derive(Default)]

@@ -1,15 +1,12 @@
 //! Listings against a model, and their shape on the wire.
 
-use crate::harness::World;
+use crate::harness::{World, backend_in, count};
 use bytes::Bytes;
 use futures::future::join_all;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::backend::{BucketId, Delete, List, ListEntry, ObjectBackend, Place, Put};
-use terroir_object_storage::budget::Unlimited;
-use terroir_types::{OsRandom, SystemClock};
 
 /// What a listing must be: every key, or rolled-up prefix, above `after`, in order.
 fn model(keys: &BTreeSet<String>, prefix: &str, delimiter: &str, after: &str) -> Vec<(bool, String)> {
@@ -90,9 +87,8 @@ async fn check(backend: &LocalBackend, bucket: BucketId, case: Case) {
 fn listings_are_the_models() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let open = LocalBackend::open(dir.path(), Arc::new(SystemClock), Arc::new(OsRandom), Arc::new(Unlimited));
-    let backend = runtime.block_on(open).unwrap();
-    let cases = if std::env::var_os("TERROIR_FULL").is_some() { 1000 } else { 100 };
+    let backend = runtime.block_on(backend_in(dir.path()));
+    let cases = count(100, 1000);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
     let mut bucket = 0;
     let bucket = std::cell::RefCell::new(&mut bucket);

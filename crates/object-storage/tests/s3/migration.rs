@@ -1,5 +1,6 @@
 //! A folder of the format before becomes one of today, also if the process is killed meanwhile.
 
+use crate::harness::count;
 use futures::TryStreamExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -115,7 +116,7 @@ fn migrating_process() {
 
 #[test]
 fn a_kill_at_any_time_is_made_good() {
-    let rounds = if std::env::var_os("TERROIR_FULL").is_some() { 200 } else { 10 };
+    let rounds = count(10, 200);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (mut before, mut after) = (0, 0);
     for _ in 0..rounds {

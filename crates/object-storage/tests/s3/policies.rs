@@ -139,6 +139,14 @@ async fn nobody_gets_in_unless_a_policy_says_so() {
     denied(nobody.get("/bucket/private/missing"), "who may not list that one").await;
     allowed(nobody.get("/bucket?list-type=2&prefix=public/"), "the prefix").await;
     denied(nobody.get("/bucket?list-type=2"), "the whole").await;
+    world.policy(&[statement("Allow", EVERYONE, "s3:*", "bucket", "")]).await;
+    let own = document(&[statement("Allow", EVERYONE, "s3:*", "bucket/*", "")]);
+    for (who, client) in [("nobody", &nobody), ("another account", &world.stranger)] {
+        client.get("/bucket?policy").send().await.refused(405, "MethodNotAllowed", who);
+        client.put("/bucket?policy").body(own.clone()).send().await.refused(405, "MethodNotAllowed", who);
+        client.delete("/bucket?policy").send().await.refused(405, "MethodNotAllowed", who);
+    }
+    assert!(!c.get("/bucket?policy").send().await.expect(200, "as it was").text().contains("bucket/*"));
     world.policy(&[statement("Allow", EVERYONE, "s3:PutObject", "bucket/drop/*", "")]).await;
     allowed(nobody.put("/bucket/drop/1").body("from nobody"), "writing where that is allowed").await;
     assert_eq!(c.get("/bucket/drop/1").send().await.expect(200, "the bucket owner's").text(), "from nobody");

@@ -1,17 +1,15 @@
 //! Versions against a model: any writes and deletions in any state of versioning, read back in every way there is.
 
+use crate::harness::{backend_in, count};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::backend::{
     BackendError, BucketId, BucketUsage, Delete, Deleted, List, ListEntry, ListVersions, Lookup, NewCopy,
     ObjectBackend, Place, Put, Source, VersionEntry, VersionId, Versioning, WriteCondition,
 };
-use terroir_object_storage::budget::Unlimited;
-use terroir_types::{OsRandom, SystemClock};
 
 const KEYS: [&str; 4] = ["a", "b/1", "b/2", "c"];
 
@@ -281,9 +279,8 @@ impl Run {
 fn versions_are_the_models() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let open = LocalBackend::open(dir.path(), Arc::new(SystemClock), Arc::new(OsRandom), Arc::new(Unlimited));
-    let backend = runtime.block_on(open).unwrap();
-    let cases = if std::env::var_os("TERROIR_FULL").is_some() { 1000 } else { 100 };
+    let backend = runtime.block_on(backend_in(dir.path()));
+    let cases = count(100, 1000);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases, ..ProptestConfig::default() });
     let buckets = std::cell::Cell::new(0);
     let outcome = runner.run(&proptest::collection::vec(step(), 1..40), |steps| {
