@@ -153,7 +153,8 @@ pub(crate) async fn sweep(store: &Store, now: Timestamp) -> Result<usize, Error>
         let rows = store.range_direct::<IdempotencyRow>(&prefix, after.as_ref(), PAGE).await?;
         let Some((last, _)) = rows.last() else { return Ok(deleted) };
         after = Some(last.clone());
-        let txn = store.stale();
+        // Not older than the rows: what a row answers for may have been made with it.
+        let txn = store.read().await?;
         let mut dead = Vec::new();
         for (key, row) in &rows {
             let is_old = now.since(row.created_at) >= LIFETIME;
