@@ -35,6 +35,7 @@ def test_up_status_env_down(cloud):
         assert text in cloud.terroir("status").stdout.lower()
     cloud.stop()
     assert cloud.status()["ready"] is False
+    assert "instances: not known" in cloud.terroir("status", check=False).stdout
     assert cloud.processes() == []
 
 

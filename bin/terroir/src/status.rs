@@ -122,7 +122,12 @@ fn print(status: &Status) {
         None => {}
     }
     let instances: Vec<String> = status.instances.iter().map(|(state, count)| format!("{count} {state}")).collect();
-    println!("instances: {}", if instances.is_empty() { "none".to_owned() } else { instances.join(", ") });
+    let instances = match instances.as_slice() {
+        [] if status.region.is_none() => "not known, since the server does not answer".to_owned(),
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    println!("instances: {instances}");
     for process in &status.processes {
         let pid = process.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         let memory = process.resident_bytes.map(|bytes| format!(", {} MiB", bytes >> 20)).unwrap_or_default();
