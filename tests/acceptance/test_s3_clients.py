@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 
 import pytest
 from cloud import CLEAN, run
@@ -203,6 +204,7 @@ def test_terraform_state_with_a_lock_file(shared_cloud, credentials, tmp_path):
     try:
         while not (tmp_path / "gate.begun").exists():
             assert holder.poll() is None, holder.communicate()[0]
+            time.sleep(0.05)
         s3.head_object(Bucket="terraform-state", Key="env/state.tfstate.tflock")
         refused = terraform(two, "apply", "-auto-approve", "-input=false", "-var", "text=third", check=False)
         assert refused.returncode != 0 and "Error acquiring the state lock" in refused.stderr, refused.stderr
