@@ -16,6 +16,7 @@ use terroir_metering::UsageLog;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
 use terroir_object_storage::guard::NewBuckets;
+use terroir_object_storage::lifecycle::{Day, Lifecycle};
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_store::{LocalKeyRing, Options, Store};
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
@@ -108,6 +109,16 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         }
     });
     tasks.spawn(serve_unix(admin_socket, admin.router(), stopping()));
+    tasks.spawn({
+        let backend = Arc::clone(&cloud.backend) as _;
+        let lifecycle =
+            Lifecycle::new(cloud.store.clone(), backend, Arc::clone(&cloud.clock), lifecycle_day(&cloud.settings));
+        let stopping = stopping();
+        async move {
+            lifecycle.run(stopping).await;
+            Ok(())
+        }
+    });
     tasks.spawn({
         let (server, stopping) = (server.clone(), stopping());
         async move { server.run_background(stopping).await.map_err(|error| error.to_string()) }
@@ -225,6 +236,10 @@ fn registry(cloud: &Cloud, gateway: &Arc<HostGateway>) -> Registry {
     registry
 }
 
+fn lifecycle_day(settings: &Settings) -> Day {
+    Day::of(Duration::from_secs(settings.lifecycle_day_secs.into()))
+}
+
 async fn objects(cloud: &Cloud) -> Result<Objects, String> {
     let options = S3Options {
         iam: cloud.iam.clone(),
@@ -234,6 +249,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         region: cloud.region.name.clone(),
         domains: cloud.settings.s3_domains.clone(),
         new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
+        lifecycle_day: lifecycle_day(&cloud.settings),
     };
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }

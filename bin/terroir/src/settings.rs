@@ -32,6 +32,8 @@ pub struct Settings {
     pub s3_domains: Vec<String>,
     /// Whether new buckets take no access control lists and block public access until their owner unblocks it.
     pub s3_block_public_access: bool,
+    /// Seconds of a day of lifecycle rules; anything but 86,400 is for trying rules out.
+    pub lifecycle_day_secs: u32,
     /// How many virtual CPUs are promised for each thread of the processor.
     pub vcpu_overcommit: u32,
     /// Bytes of disk that volumes and objects leave free for the state.
@@ -66,6 +68,7 @@ impl Default for Settings {
             egress_deny: Vec::new(),
             s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
             s3_block_public_access: false,
+            lifecycle_day_secs: 24 * 60 * 60,
             vcpu_overcommit: 4,
             disk_reserve_bytes: 1 << 30,
             instance_types: String::new(),

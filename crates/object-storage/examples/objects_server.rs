@@ -10,6 +10,7 @@ use std::sync::Arc;
 use terroir_iam::{Iam, ops::create_account};
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
+use terroir_object_storage::lifecycle::Day;
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_store::{LocalKeyRing, Options, Store};
 use terroir_types::{Clock, IdSource, OsRandom, SystemClock};
@@ -38,6 +39,7 @@ async fn main() -> Result<(), Failure> {
         region: "eu-local-1".to_owned(),
         domains: vec!["localhost".to_owned()],
         new_buckets: Default::default(),
+        lifecycle_day: Day::default(),
     };
     let front = s3_service(options).await?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await?;

@@ -9,6 +9,8 @@ pub mod budget;
 pub mod checksum;
 pub mod cors;
 pub mod guard;
+pub mod lifecycle;
+pub mod lock;
 pub mod model;
 pub mod ops;
 pub mod settings;

@@ -5,6 +5,8 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 use terroir_store::{Key, Record, Txn, record};
 use terroir_types::{AccountId, Error};
 
@@ -18,7 +20,7 @@ pub trait BucketSetting: Serialize + DeserializeOwned {
 }
 
 /// At `bucket-setting/<bucket id>/<name of the concern>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct StoredSetting {
     #[serde(rename = "a")]
     account: AccountId,
@@ -26,10 +28,13 @@ struct StoredSetting {
     tenant: SettingTenant,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct SettingTenant {
     #[serde(rename = "v", with = "bytes_as_binary")]
     value: Vec<u8>,
+    /// Of the concern's type, once somebody asked.
+    #[serde(skip)]
+    decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 record!(StoredSetting { kind: "bucket-setting", version: 1, account: |r| Some(r.account), tenant: tenant: SettingTenant });
@@ -68,6 +73,14 @@ fn key_of<S: BucketSetting>(bucket: BucketId) -> Key {
     all_of(bucket).child(S::NAME)
 }
 
+impl StoredSetting {
+    fn of<S: BucketSetting>(account: AccountId, setting: &S) -> Result<Self, Error> {
+        let value = rmp_serde::to_vec_named(setting)
+            .map_err(|error| Error::internal(format_args!("the setting {}: {error}", S::NAME)))?;
+        Ok(Self { account, tenant: SettingTenant { value, decoded: OnceLock::new() } })
+    }
+}
+
 fn decode<S: BucketSetting>(stored: &StoredSetting) -> Result<S, Error> {
     rmp_serde::from_slice(&stored.tenant.value)
         .map_err(|error| Error::internal(format_args!("the setting {}: {error}", S::NAME)))
@@ -89,16 +102,45 @@ pub fn peek<S: BucketSetting>(txn: &Txn, bucket: BucketId) -> Result<Option<S>, 
     txn.peek::<StoredSetting>(&key_of::<S>(bucket))?.map(|stored| decode(&stored)).transpose()
 }
 
+/// Like [`peek`], for what is large and asked for often: decoded once, as long as it does not change.
+///
+/// # Errors
+/// As [`get`].
+pub fn peek_shared<S: BucketSetting + Send + Sync + 'static>(
+    txn: &Txn,
+    bucket: BucketId,
+) -> Result<Option<Arc<S>>, Error> {
+    let Some(stored) = txn.peek::<StoredSetting>(&key_of::<S>(bucket))? else { return Ok(None) };
+    if let Some(decoded) = stored.tenant.decoded.get()
+        && let Ok(decoded) = Arc::clone(decoded).downcast::<S>()
+    {
+        return Ok(Some(decoded));
+    }
+    let decoded = Arc::new(decode::<S>(&stored)?);
+    // Somebody else may have been first; theirs is the same.
+    let _ = stored.tenant.decoded.set(Arc::clone(&decoded) as _);
+    Ok(Some(decoded))
+}
+
 /// Writes the setting of a bucket that was read in the same transaction with [`crate::ops::find_bucket`], so that a
 /// deletion meanwhile fails the commit.
 ///
 /// # Errors
 /// Those of the transaction.
 pub fn put<S: BucketSetting>(txn: &mut Txn, bucket: &Bucket, setting: &S) -> Result<(), Error> {
-    let value = rmp_serde::to_vec_named(setting)
-        .map_err(|error| Error::internal(format_args!("the setting {}: {error}", S::NAME)))?;
-    let stored = StoredSetting { account: bucket.account, tenant: SettingTenant { value } };
+    let stored = StoredSetting::of(bucket.account, setting)?;
     txn.put(&key_of::<S>(bucket.id), &stored)
+}
+
+/// Writes `setting` for a bucket that has the setting `S`, and nothing for one that has not.
+pub(crate) fn put_beside<S: BucketSetting, T: BucketSetting>(
+    txn: &mut Txn,
+    bucket: BucketId,
+    setting: &T,
+) -> Result<(), Error> {
+    let Some(beside) = txn.get::<StoredSetting>(&key_of::<S>(bucket))? else { return Ok(()) };
+    let stored = StoredSetting::of(beside.account, setting)?;
+    txn.put(&key_of::<T>(bucket), &stored)
 }
 
 /// Whether there was one.
@@ -191,6 +233,8 @@ mod tests {
         let red = || Colour { name: "red".to_owned() };
         let txn = store.read().await.unwrap();
         assert_eq!(get::<Colour>(&txn, photos.id).unwrap(), Some(red()));
+        let shared = [(); 2].map(|()| peek_shared::<Colour>(&txn, photos.id).unwrap().unwrap());
+        assert!(*shared[0] == red() && Arc::ptr_eq(&shared[0], &shared[1]));
         assert_eq!(all::<Size>(&txn).unwrap().len(), 2);
         drop(txn);
         store.transact(&[], |txn| remove::<Size>(txn, photos.id)).await.unwrap();

@@ -15,13 +15,6 @@ fn none(code: &str, message: &str) -> S3Error {
 }
 
 impl S3Api {
-    pub(super) async fn get_bucket_lifecycle_configuration(
-        &self,
-        _request: S3Request<GetBucketLifecycleConfigurationInput>,
-    ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
-        Err(none("NoSuchLifecycleConfiguration", "The lifecycle configuration does not exist"))
-    }
-
     /// What is stored is not encrypted by S3's rules, so this does not say `AES256` as AWS does since 2023.
     pub(super) async fn get_bucket_encryption(
         &self,
@@ -67,14 +60,6 @@ impl S3Api {
         _request: S3Request<GetBucketAccelerateConfigurationInput>,
     ) -> S3Result<S3Response<GetBucketAccelerateConfigurationOutput>> {
         Ok(S3Response::new(GetBucketAccelerateConfigurationOutput::default()))
-    }
-
-    pub(super) async fn get_object_lock_configuration(
-        &self,
-        _request: S3Request<GetObjectLockConfigurationInput>,
-    ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
-        let message = "Object Lock configuration does not exist for this bucket";
-        Err(none("ObjectLockConfigurationNotFoundError", message))
     }
 
     pub(super) async fn get_bucket_notification_configuration(

@@ -5,7 +5,7 @@ use s3s::{S3Request, S3Response, S3Result};
 use terroir_types::Error;
 
 use super::convert::{owner, refuse_unsupported, timestamp};
-use super::error::{from_backend, from_domain, invalid, invalid_argument, no_such_bucket, not_implemented};
+use super::error::{from_backend, from_domain, invalid, invalid_argument, no_such_bucket};
 use super::service::{S3Api, Scoped};
 use crate::guard::Guard;
 use crate::{ops, settings};
@@ -30,9 +30,6 @@ impl S3Api {
         request: S3Request<CreateBucketInput>,
     ) -> S3Result<S3Response<CreateBucketOutput>> {
         refuse_unsupported(&request.headers, None)?;
-        if request.input.object_lock_enabled_for_bucket == Some(true) {
-            return Err(not_implemented("object lock"));
-        }
         let configuration = request.input.create_bucket_configuration.as_ref();
         if let Some(wanted) = configuration.and_then(|c| c.location_constraint.as_ref())
             && wanted.as_str() != self.region()
@@ -44,13 +41,17 @@ impl S3Api {
             return Err(invalid("IllegalLocationConstraintException", message));
         }
         let account = request.scope()?.caller.account;
+        let with_lock = request.input.object_lock_enabled_for_bucket == Some(true);
         let (name, now) = (request.input.bucket, self.clock().now());
         let txn = self.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
         let guard = self.new_guard(&txn, &request.headers, request.input.object_ownership.as_ref(), account)?;
         drop(txn);
         let create = |txn: &mut terroir_store::Txn| {
             let bucket = ops::create_bucket(txn, account, &name, self.ids(), now)?;
-            if guard == Guard::default() { Ok(()) } else { settings::put(txn, &bucket, &guard) }
+            if guard != Guard::default() {
+                settings::put(txn, &bucket, &guard)?;
+            }
+            if with_lock { crate::lock::begin_with_lock(txn, &bucket) } else { Ok(()) }
         };
         self.iam().store().transact(&[], create).await.map_err(from_domain)?;
         Ok(S3Response::new(CreateBucketOutput { location: Some(format!("/{name}")) }))

@@ -34,6 +34,12 @@ pub(super) fn timestamp(at: Timestamp) -> dto::Timestamp {
     dto::Timestamp::from(time)
 }
 
+/// Whole milliseconds; what is more is dropped.
+pub(super) fn moment(at: &dto::Timestamp) -> Timestamp {
+    let nanos = time::OffsetDateTime::from(at.clone()).unix_timestamp_nanos();
+    Timestamp::from_millis(i64::try_from(nanos.div_euclid(1_000_000)).unwrap_or(i64::MAX))
+}
+
 /// Seconds since 1970.
 pub(super) fn seconds(at: &dto::Timestamp) -> i64 {
     time::OffsetDateTime::from(at.clone()).unix_timestamp()
@@ -151,15 +157,12 @@ pub(super) fn write_condition(
     }
 }
 
-const UNSUPPORTED_HEADERS: [(&str, &str); 9] = [
+const UNSUPPORTED_HEADERS: [(&str, &str); 6] = [
     ("x-amz-server-side-encryption", "server-side encryption"),
     ("x-amz-server-side-encryption-customer-algorithm", "encryption with customer keys"),
     ("x-amz-server-side-encryption-customer-key", "encryption with customer keys"),
     ("x-amz-copy-source-server-side-encryption-customer-algorithm", "encryption with customer keys"),
     ("x-amz-server-side-encryption-aws-kms-key-id", "encryption with KMS keys"),
-    ("x-amz-object-lock-mode", "object lock"),
-    ("x-amz-object-lock-legal-hold", "object lock"),
-    ("x-amz-object-lock-retain-until-date", "object lock"),
     ("x-amz-write-offset-bytes", "appending to objects"),
 ];
 
@@ -219,6 +222,11 @@ impl Claimed {
         }
     }
 
+    /// Whether the client gave a digest of the bytes, here or in a trailer.
+    pub(super) fn proves(&self) -> bool {
+        self.md5.is_some() || (self.algorithm.is_some() && self.value.as_deref() != Some(""))
+    }
+
     pub(super) const fn algorithm(&self) -> Option<Algorithm> {
         self.algorithm
     }
@@ -248,6 +256,17 @@ impl Claimed {
             Ok(digests.checksum(keep))
         })
     }
+}
+
+/// As AWS: documents that decide what is kept must prove that they came whole. The body itself was compared already.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub(super) fn need_digest(headers: &HeaderMap) -> S3Result<()> {
+    if Claimed::read(headers)?.proves() {
+        return Ok(());
+    }
+    Err(invalid("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"))
 }
 
 /// The five fields that a checksum may stand in, in several of the API's shapes.

@@ -8,6 +8,7 @@ use super::access::{Found, check_expected_owner};
 use super::convert::{ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
 use super::error::{access_denied, from_backend, invalid, invalid_argument, precondition_failed};
 use super::front::RequestScope;
+use super::lock::AskedLock;
 use super::object::ReadCondition;
 use super::permissions::copy_source;
 use super::service::{S3Api, Scoped};
@@ -69,6 +70,12 @@ impl S3Api {
         let to = request.place(&request.input.key)?;
         let from = self.source(&request, &request.input.copy_source).await?;
         let versioning = self.versioning(request.bucket()?)?;
+        let asked = AskedLock {
+            mode: request.input.object_lock_mode.clone(),
+            until: request.input.object_lock_retain_until_date.clone(),
+            hold: request.input.object_lock_legal_hold_status.clone(),
+        };
+        let lock = self.new_lock(request.bucket()?, asked)?;
         let replaces = directive(request.input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
         let replaces_tags = directive(request.input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
         if from.place == to && from.version.is_none() && !replaces {
@@ -80,12 +87,12 @@ impl S3Api {
                 .ok_or_else(|| invalid("InvalidRequest", "Checksum algorithm provided is unsupported."))
         });
         let algorithm = algorithm.transpose()?;
-        let given = object_meta(&request.headers, request.input.metadata)?;
+        let given = object_meta(&request.headers, request.input.metadata.clone())?;
         let condition = ReadCondition {
-            if_match: request.input.copy_source_if_match,
-            if_none_match: request.input.copy_source_if_none_match,
-            if_modified_since: request.input.copy_source_if_modified_since,
-            if_unmodified_since: request.input.copy_source_if_unmodified_since,
+            if_match: request.input.copy_source_if_match.clone(),
+            if_none_match: request.input.copy_source_if_none_match.clone(),
+            if_modified_since: request.input.copy_source_if_modified_since.clone(),
+            if_unmodified_since: request.input.copy_source_if_unmodified_since.clone(),
         };
         let write = write_condition_of(&request.headers)?;
         for _ in 0..ATTEMPTS {
@@ -98,10 +105,15 @@ impl S3Api {
             meta.acl.clone_from(&acl);
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
             let copied = shown_version(from.versioning, &source.head.version);
-            let copy = NewCopy { meta, condition: write.clone(), versioning };
+            let copy = NewCopy { meta, condition: write.clone(), versioning, lock };
             match self.copy_bytes(&from.place, source, &to, copy, algorithm).await {
                 Err(BackendError::SourceChanged) => {}
-                head => return Ok(copied_response(&head.map_err(from_backend)?, versioning, copied)),
+                head => {
+                    let head = head.map_err(from_backend)?;
+                    let mut response = copied_response(&head, versioning, copied);
+                    response.output.expiration = self.expiration(request.bucket()?, &to.key, &head)?;
+                    return Ok(response);
+                }
             }
         }
         Err(from_backend(BackendError::SourceChanged))
@@ -119,11 +131,12 @@ impl S3Api {
         let has = source.head.checksum.as_ref().map(|checksum| checksum.algorithm);
         match algorithm {
             Some(algorithm) if has != Some(algorithm) => {
-                let NewCopy { meta, condition, versioning } = copy;
+                let NewCopy { meta, condition, versioning, lock } = copy;
                 let put = Put {
                     meta,
                     condition,
                     versioning,
+                    lock,
                     algorithms: vec![algorithm],
                     verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
                     size: Some(source.head.size),

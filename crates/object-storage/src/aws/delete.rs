@@ -26,6 +26,9 @@ impl S3Api {
             version: asked_version(input.version_id.as_deref())?,
             condition: write_condition(input.if_match.as_ref(), None)?,
             versioning: self.versioning(request.bucket()?)?,
+            bypass: self
+                .bypasses(&request, input.bypass_governance_retention, &input.key, input.version_id.as_deref())
+                .await?,
         };
         let place = request.place(&input.key)?;
         let deleted = self.backend().delete(&place, delete).await.map_err(from_backend)?;
@@ -58,13 +61,18 @@ impl S3Api {
         };
         let all: Vec<_> = wanted.iter().map(need).collect();
         let all_allowed = self.may(scope, found, &all).await.is_ok();
+        let bypass = request.input.bypass_governance_retention;
         let delete = |(object, need): (&ObjectIdentifier, Need)| {
-            let object = object.clone();
+            let (object, request) = (object.clone(), &request);
             async move {
                 if !all_allowed && self.may(scope, found, &[need]).await.is_err() {
                     return (object, Err(access_denied()));
                 }
-                let result = self.delete_one(bucket, versioning, &object).await;
+                let bypass = match self.bypasses(request, bypass, &object.key, object.version_id.as_deref()).await {
+                    Ok(bypass) => bypass,
+                    Err(error) => return (object, Err(error)),
+                };
+                let result = self.delete_one(bucket, versioning, &object, bypass).await;
                 (object, result)
             }
         };
@@ -91,6 +99,7 @@ impl S3Api {
         bucket: &BucketRecord,
         versioning: Versioning,
         object: &ObjectIdentifier,
+        bypass: bool,
     ) -> S3Result<Deleted> {
         refuse_directory_conditions(&[object.last_modified_time.is_some(), object.size.is_some()])?;
         let condition = match &object.e_tag {
@@ -99,7 +108,7 @@ impl S3Api {
             None => WriteCondition::Always,
         };
         let version = asked_version(object.version_id.as_deref())?;
-        let delete = Delete { version, condition, versioning };
+        let delete = Delete { version, condition, versioning, bypass };
         self.backend().delete(&Place::new(bucket.id, &*object.key), delete).await.map_err(from_backend)
     }
 }

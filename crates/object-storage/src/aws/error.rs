@@ -89,6 +89,7 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
         BackendError::NoSuchVersion => {
             s3("NoSuchVersion", StatusCode::NOT_FOUND, "The specified version does not exist.")
         }
+        BackendError::Locked => super::lock::locked(),
         BackendError::IsDeleteMarker(marker) => super::versions::is_delete_marker(&marker),
         BackendError::NoSuchUpload => s3(
             "NoSuchUpload",

@@ -31,10 +31,11 @@ use super::body::{BodyState, CheckedBody, Claims, Proof};
 use super::chunked::ChunkSigner;
 use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
-use super::service::{AnswerStatus, S3Api};
+use super::service::{AnswerStatus, ApiParts, S3Api};
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
 use crate::guard::NewBuckets;
+use crate::lifecycle::Day;
 
 /// How far a client's clock may be off, as in AWS.
 const SKEW: Duration = Duration::from_secs(15 * 60);
@@ -55,6 +56,8 @@ pub struct S3Options {
     pub domains: Vec<String>,
     /// What buckets are told when they are made.
     pub new_buckets: NewBuckets,
+    /// The day that lifecycle rules count in.
+    pub lifecycle_day: Day,
 }
 
 /// The request's number, if the server in front gave it one; an extension of the request.
@@ -126,8 +129,16 @@ struct Inner {
 /// # Errors
 /// Those of the state store and the backend.
 pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
-    let S3Options { iam, backend, clock, ids, region, domains, new_buckets } = options;
-    let api = S3Api::new(iam.clone(), backend, Arc::clone(&clock), Arc::clone(&ids), region.clone(), new_buckets);
+    let S3Options { iam, backend, clock, ids, region, domains, new_buckets, lifecycle_day } = options;
+    let api = S3Api::new(ApiParts {
+        iam: iam.clone(),
+        backend,
+        clock: Arc::clone(&clock),
+        ids: Arc::clone(&ids),
+        region: region.clone(),
+        new_buckets,
+        lifecycle_day,
+    });
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());
     builder.set_access(Access::new(api.clone()));

@@ -9,11 +9,12 @@ use super::convert::{
 };
 use super::error::{from_backend, invalid, invalid_argument};
 use super::listing::{Encoding, page_size};
+use super::lock::{AskedLock, check_proof};
 use super::object::byte_stream;
 use super::service::{S3Api, Scoped};
 use crate::backend::{
-    BackendError, ClaimedPart, CompleteUpload, ListUploads, MAX_PARTS, NewUpload, ObjectMeta, PartOfObject, Place,
-    Upload, UploadEntry,
+    BackendError, ClaimedPart, CompleteUpload, ListUploads, MAX_PARTS, NewUpload, ObjectLock, ObjectMeta, PartOfObject,
+    Place, Upload, UploadEntry,
 };
 use crate::checksum::{Algorithm, Coverage};
 
@@ -74,13 +75,23 @@ impl S3Api {
         let acl = self.new_object_acl(&request).await?;
         let place = request.place(&request.input.key)?;
         let initiator = request.scope()?.caller.arn.to_string();
+        let asked = AskedLock {
+            mode: request.input.object_lock_mode.clone(),
+            until: request.input.object_lock_retain_until_date.clone(),
+            hold: request.input.object_lock_legal_hold_status.clone(),
+        };
+        let bucket = std::sync::Arc::clone(request.bucket()?);
+        let lock = self.asked_lock(&bucket, asked)?;
         let input = request.input;
         let (algorithm, coverage) = checksum_of_upload(&input)?;
         let meta = ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? };
-        let new = NewUpload { meta, algorithm, coverage, initiator };
+        let new = NewUpload { meta, algorithm, coverage, initiator, lock };
         let upload = self.backend().create_upload(&place, new).await.map_err(from_backend)?;
+        let abort = self.abortion(&bucket, &upload)?;
         let named = algorithm.map(|algorithm| ChecksumAlgorithm::from(algorithm.name().to_owned()));
         Ok(S3Response::new(CreateMultipartUploadOutput {
+            abort_date: abort.date,
+            abort_rule_id: abort.rule,
             bucket: Some(input.bucket),
             checksum_type: named.is_some().then(|| ChecksumType::from(coverage.name().to_owned())),
             checksum_algorithm: named,
@@ -99,8 +110,11 @@ impl S3Api {
         let number = part_number(request.input.part_number)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
+        let default_retention = self.default_retention(request.bucket()?)?;
         let input = request.input;
         let upload = self.need_upload(&place, &input.upload_id).await?;
+        let lock = upload.new.lock;
+        check_proof(&ObjectLock { retention: lock.retention.or(default_retention), ..lock }, &claimed, "Part")?;
         let keep = upload.algorithm();
         if let (Some(wanted), Some(given)) = (upload.new.algorithm, claimed.algorithm())
             && wanted != given
@@ -137,6 +151,8 @@ impl S3Api {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let place = request.place(&request.input.key)?;
         let versioning = self.versioning(request.bucket()?)?;
+        let default_retention = self.default_retention(request.bucket()?)?;
+        let bucket = std::sync::Arc::clone(request.bucket()?);
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -157,6 +173,7 @@ impl S3Api {
             parts,
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
+            default_retention,
             checksum,
             coverage: coverage.transpose()?,
             size: size.transpose()?,
@@ -174,6 +191,7 @@ impl S3Api {
             checksum_type: sums.kind,
             e_tag: Some(etag(&head.etag)),
             key: Some(input.key),
+            expiration: self.expiration(&bucket, &place.key, &head)?,
             version_id: super::versions::shown_version(versioning, &head.version),
             ..Default::default()
         }))
@@ -190,9 +208,11 @@ impl S3Api {
 
     pub(super) async fn list_parts(&self, request: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let place = request.place(&request.input.key)?;
-        let account = request.bucket()?.account;
+        let bucket = std::sync::Arc::clone(request.bucket()?);
+        let account = bucket.account;
         let input = request.input;
         let upload = self.need_upload(&place, &input.upload_id).await?;
+        let abort = self.abortion(&bucket, &upload)?;
         let limit = page_size(input.max_parts, "max-parts")?;
         let after = part_marker(input.part_number_marker);
         let (parts, truncated) =
@@ -213,6 +233,8 @@ impl S3Api {
             }
         });
         Ok(S3Response::new(ListPartsOutput {
+            abort_date: abort.date,
+            abort_rule_id: abort.rule,
             bucket: Some(input.bucket),
             checksum_algorithm: shown_algorithm(&upload),
             checksum_type: shown_coverage(&upload),

@@ -7,15 +7,17 @@ use hyper::body::Frame;
 use s3s::dto::*;
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result};
 use std::ops::Range as Span;
+use std::sync::Arc;
 
 use super::convert::{
     ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds, size,
     timestamp, write_condition,
 };
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
+use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
-use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
+use crate::backend::{BackendError, ByteStream, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -31,14 +33,20 @@ pub(super) fn byte_stream(body: Option<StreamingBlob>) -> ByteStream {
     }
 }
 
-fn streaming_blob(stream: ByteStream) -> StreamingBlob {
-    let frames = stream.map(|piece| {
+/// The first piece is there before anything is answered: if it cannot be read, the answer says so. What cannot be read
+/// later breaks the answer off.
+async fn streaming_blob(mut stream: ByteStream) -> S3Result<StreamingBlob> {
+    let first = match stream.next().await {
+        Some(Err(error)) => return Err(from_backend(BackendError::Damaged(error.to_string()))),
+        first => first,
+    };
+    let frames = futures::stream::iter(first).chain(stream).map(|piece| {
         if let Err(error) = &piece {
             tracing::error!(%error, "reading an object failed while it was being sent");
         }
         piece.map(Frame::data)
     });
-    StreamingBlob::from(Body::http_body_unsync(StreamBody::new(frames)))
+    Ok(StreamingBlob::from(Body::http_body_unsync(StreamBody::new(frames))))
 }
 
 /// `If-Match` and its relatives on a read.
@@ -194,19 +202,29 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
-        let versioning = self.versioning(request.bucket()?)?;
+        let (bucket, input) = (Arc::clone(request.bucket()?), &request.input);
+        let versioning = self.versioning(&bucket)?;
+        let asked = AskedLock {
+            mode: input.object_lock_mode.clone(),
+            until: input.object_lock_retain_until_date.clone(),
+            hold: input.object_lock_legal_hold_status.clone(),
+        };
+        let lock = self.new_lock(&bucket, asked)?;
+        check_proof(&lock, &claimed, "Object")?;
         let input = request.input;
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let put = Put {
             meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
+            lock,
             algorithms: vec![keep],
             verify: claimed.verify(keep, body_state),
             size: input.content_length.and_then(|length| u64::try_from(length).ok()),
             max_size: MAX_PUT_SIZE,
         };
         let head = self.backend().put(&place, byte_stream(input.body), put).await.map_err(from_backend)?;
+        let expiration = self.expiration(&bucket, &place.key, &head)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
         Ok(S3Response::new(PutObjectOutput {
             checksum_crc32: sums.crc32,
@@ -216,6 +234,7 @@ impl S3Api {
             checksum_sha256: sums.sha256,
             checksum_type: sums.kind,
             e_tag: Some(etag(&head.etag)),
+            expiration,
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
         }))
@@ -227,6 +246,8 @@ impl S3Api {
         let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
         let object = self.need(&request, version.as_ref(), found).await?;
         let versioning = self.versioning(request.bucket()?)?;
+        let lock = self.shown_lock(&request, &object.head, &request.input.key).await?;
+        let expiration = self.expiration_unless(version.as_ref(), &request, &request.input.key, &object.head)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -239,9 +260,10 @@ impl S3Api {
         let selection = select(&head, content.parts(), input.range, input.part_number)?;
         let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
         let sums = ChecksumFields::of(checksum);
+        let body = streaming_blob(content.stream(selection.span.clone())).await?;
         let mut response = S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            body: Some(streaming_blob(content.stream(selection.span.clone()))),
+            body: Some(body),
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
             checksum_crc64nvme: sums.crc64nvme,
@@ -253,6 +275,10 @@ impl S3Api {
             e_tag: Some(etag(&head.etag)),
             last_modified: Some(timestamp(head.modified)),
             metadata: user_metadata(&head),
+            expiration,
+            object_lock_legal_hold_status: lock.legal_hold.map(hold_status),
+            object_lock_mode: shown_mode(&lock),
+            object_lock_retain_until_date: shown_until(&lock),
             parts_count: selection.parts_count,
             tag_count: tag_count(&head),
             version_id: shown_version(versioning, &head.version),
@@ -290,6 +316,8 @@ impl S3Api {
         };
         let (head, parts) = self.need(&request, version.as_ref(), found).await?;
         let versioning = self.versioning(request.bucket()?)?;
+        let lock = self.shown_lock(&request, &head, &request.input.key).await?;
+        let expiration = self.expiration_unless(version.as_ref(), &request, &request.input.key, &head)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -333,6 +361,10 @@ impl S3Api {
                 e_tag: Some(etag(&head.etag)),
                 last_modified: Some(timestamp(head.modified)),
                 metadata: user_metadata(&head),
+                expiration,
+                object_lock_legal_hold_status: lock.legal_hold.map(hold_status),
+                object_lock_mode: shown_mode(&lock),
+                object_lock_retain_until_date: shown_until(&lock),
                 parts_count: selection.parts_count,
                 version_id: shown_version(versioning, &head.version),
                 ..Default::default()

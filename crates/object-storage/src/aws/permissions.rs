@@ -36,6 +36,8 @@ const PERMISSIONS: &[(&str, On, &[&str])] = &[
     ("ListMultipartUploads", On::Bucket, &["s3:ListBucketMultipartUploads"]),
     ("DeleteObjects", On::Later, &["s3:DeleteObject"]),
     ("PutObjectTagging", On::Later, &["s3:PutObjectTagging"]),
+    ("PutObjectRetention", On::Later, &["s3:PutObjectRetention"]),
+    ("PutObjectLegalHold", On::Later, &["s3:PutObjectLegalHold"]),
     ("GetObject", On::Object, &["s3:GetObject"]),
     ("HeadObject", On::Object, &["s3:GetObject"]),
     ("GetObjectAttributes", On::Object, &["s3:GetObject", "s3:GetObjectAttributes"]),
@@ -203,6 +205,7 @@ fn own(operation: &str, cx: &S3AccessContext<'_>) -> Vec<Need> {
             if has("x-amz-tagging") {
                 needs.push(Need::of_new_object("s3:PutObjectTagging", resource.clone()));
             }
+            needs.extend(super::lock::needs(resource.as_ref(), cx.headers()));
             if has_grants {
                 needs.push(Need::of_new_object("s3:PutObjectAcl", resource));
             }
@@ -214,6 +217,10 @@ fn own(operation: &str, cx: &S3AccessContext<'_>) -> Vec<Need> {
             }
             if has("x-amz-object-ownership") {
                 needs.push(also("s3:PutBucketOwnershipControls"));
+            }
+            let asks_for_lock = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"true");
+            if cx.headers().get("x-amz-bucket-object-lock-enabled").is_some_and(asks_for_lock) {
+                needs.extend(["s3:PutBucketObjectLockConfiguration", "s3:PutBucketVersioning"].map(also));
             }
         }
         _ => {}
@@ -269,6 +276,7 @@ fn of_request(scope: &RequestScope, headers: &HeaderMap) -> ConditionKeys {
     let mut keys = of_signature(scope);
     keys.extend(HEADER_KEYS.iter().filter_map(|name| Some(key(format!("s3:{name}"), text(name)?))));
     keys.extend(LOCK_KEYS.iter().filter_map(|(header, name)| Some(key(*name, text(header)?))));
+    keys.extend(super::lock::of_headers(headers, scope.facts.now));
     if let Some(tags) = text("x-amz-tagging").and_then(|text| super::convert::parse_tags(text).ok()) {
         keys.extend(of_tags(&tags));
     }

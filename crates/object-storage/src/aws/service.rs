@@ -12,31 +12,27 @@ use super::error::access_denied;
 use super::front::RequestScope;
 use crate::backend::{ObjectBackend, Place};
 use crate::guard::{Guard, NewBuckets};
+use crate::lifecycle::Day;
 use crate::model::Bucket;
 
 /// The API over a backend. A cheap handle.
 #[derive(Clone)]
-pub(super) struct S3Api(Arc<Parts>);
+pub(super) struct S3Api(Arc<ApiParts>);
 
-struct Parts {
-    iam: Iam,
-    backend: Arc<dyn ObjectBackend>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn IdSource>,
-    region: String,
-    new_buckets: NewBuckets,
+/// What it is made of.
+pub(super) struct ApiParts {
+    pub iam: Iam,
+    pub backend: Arc<dyn ObjectBackend>,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
+    pub region: String,
+    pub new_buckets: NewBuckets,
+    pub lifecycle_day: Day,
 }
 
 impl S3Api {
-    pub(super) fn new(
-        iam: Iam,
-        backend: Arc<dyn ObjectBackend>,
-        clock: Arc<dyn Clock>,
-        ids: Arc<dyn IdSource>,
-        region: String,
-        new_buckets: NewBuckets,
-    ) -> Self {
-        Self(Arc::new(Parts { iam, backend, clock, ids, region, new_buckets }))
+    pub(super) fn new(parts: ApiParts) -> Self {
+        Self(Arc::new(parts))
     }
 
     pub(super) fn iam(&self) -> &Iam {
@@ -58,6 +54,10 @@ impl S3Api {
     /// What a bucket is told that says nothing itself.
     pub(super) fn guard_of_new_buckets(&self) -> Guard {
         self.0.new_buckets.guard()
+    }
+
+    pub(super) fn lifecycle_day(&self) -> Day {
+        self.0.lifecycle_day
     }
 
     pub(super) fn region(&self) -> &str {
@@ -125,10 +125,18 @@ operations! {
     get_bucket_versioning: GetBucketVersioningInput -> GetBucketVersioningOutput,
     put_bucket_versioning: PutBucketVersioningInput -> PutBucketVersioningOutput,
     list_object_versions: ListObjectVersionsInput -> ListObjectVersionsOutput,
+    get_object_lock_configuration: GetObjectLockConfigurationInput -> GetObjectLockConfigurationOutput,
+    put_object_lock_configuration: PutObjectLockConfigurationInput -> PutObjectLockConfigurationOutput,
+    get_object_retention: GetObjectRetentionInput -> GetObjectRetentionOutput,
+    put_object_retention: PutObjectRetentionInput -> PutObjectRetentionOutput,
+    get_object_legal_hold: GetObjectLegalHoldInput -> GetObjectLegalHoldOutput,
+    put_object_legal_hold: PutObjectLegalHoldInput -> PutObjectLegalHoldOutput,
+    get_bucket_lifecycle_configuration: GetBucketLifecycleConfigurationInput -> GetBucketLifecycleConfigurationOutput,
+    put_bucket_lifecycle_configuration: PutBucketLifecycleConfigurationInput -> PutBucketLifecycleConfigurationOutput,
+    delete_bucket_lifecycle: DeleteBucketLifecycleInput -> DeleteBucketLifecycleOutput,
     get_bucket_acl: GetBucketAclInput -> GetBucketAclOutput,
     get_bucket_policy: GetBucketPolicyInput -> GetBucketPolicyOutput,
     get_bucket_cors: GetBucketCorsInput -> GetBucketCorsOutput,
-    get_bucket_lifecycle_configuration: GetBucketLifecycleConfigurationInput -> GetBucketLifecycleConfigurationOutput,
     get_bucket_tagging: GetBucketTaggingInput -> GetBucketTaggingOutput,
     get_bucket_encryption: GetBucketEncryptionInput -> GetBucketEncryptionOutput,
     get_public_access_block: GetPublicAccessBlockInput -> GetPublicAccessBlockOutput,
@@ -138,7 +146,6 @@ operations! {
     get_bucket_website: GetBucketWebsiteInput -> GetBucketWebsiteOutput,
     get_bucket_replication: GetBucketReplicationInput -> GetBucketReplicationOutput,
     get_bucket_accelerate_configuration: GetBucketAccelerateConfigurationInput -> GetBucketAccelerateConfigurationOutput,
-    get_object_lock_configuration: GetObjectLockConfigurationInput -> GetObjectLockConfigurationOutput,
     get_bucket_notification_configuration: GetBucketNotificationConfigurationInput -> GetBucketNotificationConfigurationOutput,
     put_bucket_cors: PutBucketCorsInput -> PutBucketCorsOutput,
     delete_bucket_cors: DeleteBucketCorsInput -> DeleteBucketCorsOutput,

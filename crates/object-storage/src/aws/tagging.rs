@@ -114,7 +114,7 @@ impl S3Api {
 }
 
 /// The version that the decision was made for; the one that was asked for, if the decision rests on none.
-fn decided_version(basis: Option<&Basis>, asked: Option<VersionId>) -> Option<VersionId> {
+pub(super) fn decided_version(basis: Option<&Basis>, asked: Option<VersionId>) -> Option<VersionId> {
     match basis {
         Some(Basis::Version(version, _)) => Some(version.clone()),
         Some(Basis::Absent) | None => asked,

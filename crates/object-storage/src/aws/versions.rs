@@ -170,7 +170,7 @@ impl S3Api {
             }
         };
         let bucket = request.bucket()?;
-        self.change_bucket(bucket, |txn, bucket| versioning::set_versioning(txn, bucket, suspended)).await?;
+        self.change_bucket(bucket, |txn, found| versioning::set_versioning(txn, found, suspended)).await?;
         Ok(S3Response::new(PutBucketVersioningOutput {}))
     }
 

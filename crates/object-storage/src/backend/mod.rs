@@ -12,9 +12,11 @@
 //! - What failed or was given up leaves nothing that can be seen.
 
 pub mod local;
+mod lock;
 mod types;
 mod version;
 
+pub use lock::*;
 pub use types::*;
 pub use version::*;
 
@@ -100,7 +102,21 @@ pub trait ObjectBackend: Send + Sync + 'static {
     /// As for [`Self::set_tags`].
     async fn set_acl(&self, at: &Place, version: &VersionId, acl: Option<Acl>) -> Result<VersionId, BackendError>;
 
+    /// Changes what keeps an object, or one version; gives the version that it keeps.
+    ///
+    /// # Errors
+    /// `NoSuchKey`, `NoSuchVersion`, `IsDeleteMarker`, `Locked`.
+    async fn change_lock(
+        &self,
+        at: &Place,
+        version: Option<&VersionId>,
+        change: LockChange,
+    ) -> Result<VersionId, BackendError>;
+
     /// Deletes an object or one version. That there is nothing to delete is no error.
+    ///
+    /// # Errors
+    /// `Locked`; `PreconditionFailed` and `NoSuchKey` by the condition.
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError>;
 
     async fn list(&self, bucket: BucketId, list: List) -> Result<Listing, BackendError>;

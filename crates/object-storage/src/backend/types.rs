@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
-use super::{BoxError, DeleteMarker, VersionId, Versioning};
+use super::{BoxError, DeleteMarker, ObjectLock, Retention, Stamp, VersionId, Versioning};
 use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
 
@@ -92,6 +92,7 @@ pub struct ObjectHead {
     pub checksum: Option<Checksum>,
     pub meta: Arc<ObjectMeta>,
     pub version: VersionId,
+    pub lock: ObjectLock,
     /// Number of parts if it came from a multipart upload.
     pub parts: Option<u16>,
 }
@@ -107,17 +108,23 @@ pub enum WriteCondition {
     Present,
     /// `If-Match` with an ETag, without quotes.
     Matches(String),
+    /// What is there is still what this write made.
+    Unchanged(Stamp),
 }
 
 impl WriteCondition {
+    /// `there`: the ETag and the stamp of what is there.
+    ///
     /// # Errors
     /// `PreconditionFailed`; `NoSuchKey` if an object must be there and is not.
-    pub fn check(&self, etag: Option<&str>) -> Result<(), BackendError> {
-        match (self, etag) {
+    pub fn check(&self, there: Option<(&str, Stamp)>) -> Result<(), BackendError> {
+        match (self, there) {
             (Self::Always, _) | (Self::Absent, None) | (Self::Present, Some(_)) => Ok(()),
             (Self::Absent, Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
-            (Self::Matches(_) | Self::Present, None) => Err(BackendError::NoSuchKey),
-            (Self::Matches(wanted), Some(etag)) if wanted == etag => Ok(()),
+            (Self::Matches(_) | Self::Present | Self::Unchanged(_), None) => Err(BackendError::NoSuchKey),
+            (Self::Matches(wanted), Some((etag, _))) if wanted == etag => Ok(()),
+            (Self::Unchanged(wanted), Some((_, stamp))) if *wanted == stamp => Ok(()),
+            (Self::Unchanged(_), Some(_)) => Err(BackendError::PreconditionFailed("the write that made it")),
             (Self::Matches(_), Some(_)) => Err(BackendError::PreconditionFailed("If-Match")),
         }
     }
@@ -131,6 +138,7 @@ pub struct Put {
     pub meta: ObjectMeta,
     pub condition: WriteCondition,
     pub versioning: Versioning,
+    pub lock: ObjectLock,
     /// Checksums to compute beside MD5.
     pub algorithms: Vec<Algorithm>,
     pub verify: Verify,
@@ -147,6 +155,7 @@ impl Put {
             meta: ObjectMeta::default(),
             condition: WriteCondition::Always,
             versioning: Versioning::Off,
+            lock: ObjectLock::default(),
             algorithms: vec![Algorithm::Crc64Nvme],
             verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
             size: None,
@@ -172,6 +181,7 @@ pub struct NewCopy {
     pub condition: WriteCondition,
     /// Of the destination.
     pub versioning: Versioning,
+    pub lock: ObjectLock,
 }
 
 /// A page of a listing that is asked for.
@@ -226,6 +236,9 @@ pub struct NewUpload {
     pub coverage: Coverage,
     /// ARN of who began it.
     pub initiator: String,
+    /// What the object will have.
+    #[serde(default, skip_serializing_if = "ObjectLock::is_none")]
+    pub lock: ObjectLock,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -302,6 +315,8 @@ pub struct CompleteUpload {
     pub parts: Vec<ClaimedPart>,
     pub condition: WriteCondition,
     pub versioning: Versioning,
+    /// What the object has unless its upload says otherwise.
+    pub default_retention: Option<Retention>,
     /// What the client says the whole is: checksum text, as in the header.
     pub checksum: Option<(Algorithm, String)>,
     pub coverage: Option<Coverage>,
@@ -320,6 +335,8 @@ pub enum BackendError {
     NoSuchVersion,
     #[error("the version is a delete marker")]
     IsDeleteMarker(DeleteMarker),
+    #[error("the version is protected by object lock")]
+    Locked,
     #[error("the upload does not exist")]
     NoSuchUpload,
     /// Names the header.
@@ -380,6 +397,7 @@ impl From<BackendError> for Error {
             BackendError::NoSuchBucket => Self::not_found("NoSuchBucket", text),
             BackendError::NoSuchKey => Self::not_found("NoSuchKey", text),
             BackendError::NoSuchVersion | BackendError::IsDeleteMarker(_) => Self::not_found("NoSuchVersion", text),
+            BackendError::Locked => Self::new(terroir_types::ErrorClass::Denied, "AccessDenied", text),
             BackendError::NoSuchUpload => Self::not_found("NoSuchUpload", text),
             BackendError::BucketNotEmpty => Self::conflict("BucketNotEmpty", text),
             BackendError::PreconditionFailed(_) => Self::conflict("PreconditionFailed", text),

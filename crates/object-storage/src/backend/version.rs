@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use terroir_types::Timestamp;
 
-use super::{ObjectMeta, WriteCondition};
+use super::{ObjectLock, ObjectMeta, WriteCondition};
 use crate::checksum::Checksum;
 use std::sync::Arc;
 
@@ -69,6 +69,10 @@ impl std::fmt::Display for VersionId {
     }
 }
 
+/// Names one write of a key for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Stamp(pub(super) i64);
+
 /// A version that says that the object is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteMarker {
@@ -111,6 +115,8 @@ pub struct Delete {
     /// Asked of the object, or of the version that is named.
     pub condition: WriteCondition,
     pub versioning: Versioning,
+    /// The caller may pass over governance, and said so.
+    pub bypass: bool,
 }
 
 /// What a deletion did.
@@ -143,6 +149,8 @@ pub struct ListVersions {
 pub struct ListedVersion {
     pub key: String,
     pub version: VersionId,
+    /// Names the write that made it, also where the version is called `null`.
+    pub stamp: Stamp,
     /// Whether it is the newest of its key.
     pub latest: bool,
     /// When the next newer version was written; none for the newest.
@@ -161,6 +169,7 @@ pub struct ListedBytes {
     pub checksum: Option<Checksum>,
     /// Only where it was asked for.
     pub meta: Option<Arc<ObjectMeta>>,
+    pub lock: ObjectLock,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

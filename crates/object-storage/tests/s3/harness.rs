@@ -1,5 +1,7 @@
 //! A service of one's own, and a client that signs.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -15,6 +17,7 @@ use terroir_iam::ops::{
 use terroir_iam::sigv4::{PathRule, Scope, SigningKey, canonical_request, string_to_sign};
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::{DiskBudget, Unlimited};
+use terroir_object_storage::lifecycle::{Day, Lifecycle};
 use terroir_object_storage::{S3Front, S3Options, S3Outcome, s3_service};
 use terroir_store::Store;
 use terroir_types::{AccountId, Clock, IdSource, ManualClock, OsRandom, SystemClock, Timestamp};
@@ -82,6 +85,7 @@ impl World {
             region: REGION.to_owned(),
             domains: vec!["s3.test".to_owned()],
             new_buckets: Default::default(),
+            lifecycle_day: Day::default(),
         })
         .await
         .unwrap();
@@ -131,6 +135,12 @@ impl World {
         };
         let ((key, secret), _) = self.store.transact(&[], make).await.unwrap();
         Client { access_key: key.id, secret: secret.expose().clone(), ..self.root.clone() }
+    }
+
+    /// The worker of lifecycle rules, which looks when it is told.
+    pub fn lifecycle(&self) -> Lifecycle {
+        let (backend, clock) = (Arc::new(self.backend.clone()), Arc::clone(&self.clock));
+        Lifecycle::new(self.store.clone(), backend, clock as Arc<dyn Clock>, Day::default())
     }
 
     /// Files that hold bytes of objects or parts.
@@ -205,6 +215,13 @@ impl Call {
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
+    }
+
+    /// A body with its MD5.
+    pub fn proven(self, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        let md5 = STANDARD.encode(<md5::Md5 as md5::Digest>::digest(&body));
+        self.header("content-md5", md5).body(body)
     }
 
     pub fn payload(mut self, payload: &str) -> Self {

@@ -165,7 +165,7 @@ impl Run {
 
     async fn delete(&mut self, key: &'static str, choice: u8) {
         let (condition, holds) = condition(&self.model, key, choice);
-        let delete = Delete { version: None, condition, versioning: self.versioning };
+        let delete = Delete { version: None, condition, versioning: self.versioning, bypass: false };
         let deleted = match self.backend.delete(&self.place(key), delete).await {
             Ok(deleted) => deleted,
             Err(BackendError::PreconditionFailed(_) | BackendError::NoSuchKey) => return assert!(!holds),

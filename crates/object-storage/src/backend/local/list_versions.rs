@@ -7,7 +7,7 @@ use terroir_types::Timestamp;
 use super::list::{after_prefix, first_key, rolled_up};
 use super::{rows, versions};
 use crate::backend::{
-    BackendError, BucketId, ListVersions, ListedBytes, ListedVersion, ObjectMeta, VersionEntry, VersionId,
+    BackendError, BucketId, ListVersions, ListedBytes, ListedVersion, ObjectMeta, Stamp, VersionEntry, VersionId,
     VersionListing,
 };
 
@@ -30,9 +30,12 @@ macro_rules! merged {
 
 /// SQLite merges the two: both are in this order already.
 const FROM_KEY: &str =
-    merged!("key, seq, is_null, content, size, modified, etag, checksum, meta", "key >= ?2", "key, seq DESC");
-const OLDER: &str =
-    merged!("key, seq, is_null, content, size, modified, etag, checksum, meta", "key = ?2 AND seq < ?3", "seq DESC");
+    merged!("key, seq, is_null, content, size, modified, etag, checksum, meta, lock", "key >= ?2", "key, seq DESC");
+const OLDER: &str = merged!(
+    "key, seq, is_null, content, size, modified, etag, checksum, meta, lock",
+    "key = ?2 AND seq < ?3",
+    "seq DESC"
+);
 const NEXT_NEWER: &str = merged!("seq, modified", "key = ?2 AND seq >= ?3", "seq");
 
 enum Start {
@@ -157,11 +160,13 @@ impl Page<'_> {
                     etag: row.get(6)?,
                     checksum: rows::unpack_checksum(row.get_ref(7)?.as_blob_or_null().map_err(damaged)?)?,
                     meta: meta.map(Arc::new),
+                    lock: rows::unpack_lock(row.get_ref(9)?.as_blob_or_null().map_err(damaged)?)?,
                 })
             }
         };
         Ok(ListedVersion {
             version: versions::version_id(row.get(1)?, row.get(2)?),
+            stamp: Stamp(row.get(1)?),
             latest: noncurrent_since.is_none(),
             noncurrent_since,
             modified: Timestamp::from_millis(row.get(5)?),

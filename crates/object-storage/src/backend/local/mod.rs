@@ -27,9 +27,9 @@ use self::rows::{Data, NewObject};
 use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
-    ListVersions, Listing, Lookup, MAX_PUT_SIZE, NewCopy, NewUpload, ObjectBackend, ObjectHead, OpenObject, PartHead,
-    PartOfObject, Place, Put, Source, StringMap, Upload, UploadListing, Verify, VersionId, VersionListing, Versioning,
-    WriteCondition,
+    ListVersions, Listing, LockChange, Lookup, MAX_PUT_SIZE, NewCopy, NewUpload, ObjectBackend, ObjectHead, OpenObject,
+    PartHead, PartOfObject, Place, Put, Source, StringMap, Upload, UploadListing, Verify, VersionId, VersionListing,
+    Versioning, WriteCondition,
 };
 use crate::acl::Acl;
 use crate::budget::DiskBudget;
@@ -140,7 +140,7 @@ impl LocalBackend {
 
     /// Verifies a body and makes it an object.
     async fn put_received(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
-        let Put { meta, condition, versioning, algorithms, verify, size, max_size } = put;
+        let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size } = put;
         self.0.admit(size.unwrap_or(0))?;
         if size.is_some_and(|size| size > max_size) {
             return Err(BackendError::TooLarge);
@@ -159,6 +159,7 @@ impl LocalBackend {
             checksum,
             meta: Arc::new(meta),
             version: VersionId::null(),
+            lock,
             parts: None,
         };
         let (content, data, unfinished) = match received.bytes {
@@ -308,11 +309,12 @@ impl ObjectBackend for LocalBackend {
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
         let inline = matches!(found.data, Data::Inline(_));
         self.0.admit(if inline { found.head.size } else { 0 })?;
-        let NewCopy { meta, condition, versioning } = copy;
+        let NewCopy { meta, condition, versioning, lock } = copy;
         let head = ObjectHead {
             modified: self.0.now(),
             meta: Arc::new(meta),
             version: VersionId::null(),
+            lock,
             ..found.head.clone()
         };
         let (content, data, unfinished) = self.duplicate(found).await?;
@@ -337,6 +339,16 @@ impl ObjectBackend for LocalBackend {
         let change =
             move |c: &rusqlite::Connection| versions::change_meta(c, &place, Some(&version), |meta| meta.acl = acl);
         self.0.index.write(change).await
+    }
+
+    async fn change_lock(
+        &self,
+        at: &Place,
+        version: Option<&VersionId>,
+        change: LockChange,
+    ) -> Result<VersionId, BackendError> {
+        let (place, version, now) = (at.clone(), version.cloned(), self.0.now());
+        self.0.index.write(move |c| versions::change_lock(c, &place, version.as_ref(), change, now)).await
     }
 
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError> {

@@ -11,7 +11,7 @@ use super::rows::{self, Data, NewObject};
 use super::versions;
 use crate::backend::{
     BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
-    PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
+    ObjectLock, PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
 };
 use crate::checksum::{self, Checksum, Coverage};
 
@@ -229,6 +229,7 @@ fn whole(
     for (_, part) in chosen {
         md5.update(hex::decode(&part.etag).map_err(|error| BackendError::Damaged(error.to_string()))?);
     }
+    let lock = upload.new.lock;
     Ok(ObjectHead {
         size,
         etag: format!("{}-{}", hex::encode(md5.finalize()), chosen.len()),
@@ -236,6 +237,7 @@ fn whole(
         checksum,
         meta: Arc::new(upload.new.meta.clone()),
         version: VersionId::null(),
+        lock: ObjectLock { retention: lock.retention.or(complete.default_retention), ..lock },
         parts: u16::try_from(chosen.len()).ok(),
     })
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::files::ContentId;
-use crate::backend::{BackendError, BucketId, ObjectHead, PartOfObject};
+use crate::backend::{BackendError, BucketId, ObjectHead, ObjectLock, PartOfObject};
 use crate::checksum::Checksum;
 
 pub(super) const EPOCH: &str = "epoch";
@@ -61,6 +61,14 @@ pub(super) fn pack_checksum(checksum: Option<&Checksum>) -> Result<Option<Vec<u8
 
 pub(super) fn unpack_checksum(bytes: Option<&[u8]>) -> Result<Option<Checksum>, BackendError> {
     bytes.map(unpack).transpose()
+}
+
+pub(super) fn pack_lock(lock: &ObjectLock) -> Result<Option<Vec<u8>>, BackendError> {
+    Some(lock).filter(|lock| !lock.is_none()).map(pack).transpose()
+}
+
+pub(super) fn unpack_lock(bytes: Option<&[u8]>) -> Result<ObjectLock, BackendError> {
+    bytes.map_or(Ok(ObjectLock::default()), unpack)
 }
 
 pub(super) fn text(bytes: Vec<u8>) -> Result<String, BackendError> {

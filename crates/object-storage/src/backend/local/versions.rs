@@ -13,8 +13,8 @@ use terroir_types::Timestamp;
 use super::files::ContentId;
 use super::rows::{self, NewObject};
 use crate::backend::{
-    BackendError, BucketId, BucketUsage, Delete, DeleteMarker, Deleted, Lookup, ObjectHead, ObjectMeta, Place,
-    VersionId, Versioning, WriteCondition,
+    BackendError, BucketId, BucketUsage, Delete, DeleteMarker, Deleted, LockChange, Lookup, ObjectHead, ObjectLock,
+    ObjectMeta, Place, Stamp, VersionId, Versioning, WriteCondition,
 };
 
 /// Hidden versions that a repeated completion of an upload is looked for in.
@@ -39,7 +39,7 @@ pub(super) fn seq_of(version: &VersionId) -> Option<i64> {
 macro_rules! select {
     ($table:literal, $rest:literal) => {
         concat!(
-            "SELECT seq, is_null, content, size, modified, etag, checksum, parts, meta FROM ",
+            "SELECT seq, is_null, content, size, modified, etag, checksum, parts, meta, lock FROM ",
             $table,
             " WHERE bucket = ?1 AND key = ?2 ",
             $rest
@@ -64,6 +64,7 @@ fn read(row: &Row<'_>) -> Result<Lookup<ObjectRow>, BackendError> {
         checksum: rows::unpack_checksum(checksum)?,
         meta: Arc::new(rows::unpack::<ObjectMeta>(meta)?),
         version,
+        lock: rows::unpack_lock(row.get_ref(9)?.as_blob_or_null().map_err(damaged)?)?,
         parts: row.get(7)?,
     };
     Ok(Lookup::Found(ObjectRow { seq, content: content.cast_unsigned(), head }))
@@ -120,28 +121,47 @@ struct Slot {
     content: Option<ContentId>,
     size: i64,
     etag: Option<String>,
+    lock: ObjectLock,
     /// Whether it stands in `object`.
     shown: bool,
 }
 
 macro_rules! select_slot {
     ($table:literal, $rest:literal) => {
-        concat!("SELECT seq, is_null, content, size, etag FROM ", $table, " WHERE bucket = ?1 AND key = ?2 ", $rest)
+        concat!(
+            "SELECT seq, is_null, content, size, etag, lock FROM ",
+            $table,
+            " WHERE bucket = ?1 AND key = ?2 ",
+            $rest
+        )
     };
 }
 
 fn slot(c: &Connection, sql: &str, values: &[&dyn ToSql], shown: bool) -> Result<Option<Slot>, BackendError> {
-    let read = |row: &Row<'_>| {
-        Ok(Slot {
-            seq: row.get(0)?,
-            is_null: row.get(1)?,
-            content: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
-            size: row.get(3)?,
-            etag: row.get(4)?,
-            shown,
-        })
-    };
-    Ok(c.prepare_cached(sql)?.query_row(values, read).optional()?)
+    let mut query = c.prepare_cached(sql)?;
+    let mut rows = query.query(values)?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let lock = row.get_ref(5)?.as_blob_or_null().map_err(|error| BackendError::Damaged(error.to_string()))?;
+    Ok(Some(Slot {
+        seq: row.get(0)?,
+        is_null: row.get(1)?,
+        content: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
+        size: row.get(3)?,
+        etag: row.get(4)?,
+        lock: rows::unpack_lock(lock)?,
+        shown,
+    }))
+}
+
+impl Slot {
+    /// What conditions are about. No condition asks for the empty ETag that a delete marker has.
+    fn there(&self) -> (&str, Stamp) {
+        (self.etag.as_deref().unwrap_or_default(), Stamp(self.seq))
+    }
+
+    fn check_removal(&self, now: Timestamp, bypass: bool) -> Result<(), BackendError> {
+        if self.lock.permits_removal(now, bypass) { Ok(()) } else { Err(BackendError::Locked) }
+    }
 }
 
 fn shown(c: &Connection, at: &Place) -> Result<Option<Slot>, BackendError> {
@@ -246,7 +266,7 @@ fn show_newest(c: &Connection, at: &Place) -> Result<(), BackendError> {
 }
 
 pub(super) fn check_condition(c: &Connection, at: &Place, condition: &WriteCondition) -> Result<(), BackendError> {
-    condition.check(shown(c, at)?.and_then(|slot| slot.etag).as_deref())
+    condition.check(shown(c, at)?.as_ref().map(Slot::there))
 }
 
 /// A place in the order of the key: `wanted`, or behind what is there already.
@@ -264,7 +284,7 @@ pub(super) fn put(
 ) -> Result<(VersionId, bool), BackendError> {
     rows::check_writable(c, at.bucket)?;
     let shown = shown(c, at)?;
-    condition.check(shown.as_ref().and_then(|slot| slot.etag.as_deref()))?;
+    condition.check(shown.as_ref().map(Slot::there))?;
     let is_null = versioning != Versioning::Enabled;
     let shown_is_replaced = is_null && shown.as_ref().is_some_and(|slot| slot.is_null);
     let newest_hidden = if shown.is_some() { None } else { newest_hidden(c, at)? };
@@ -273,6 +293,10 @@ pub(super) fn put(
     let hidden_null = if may_be_hidden { hidden_null(c, at)? } else { None };
     let meta = rows::pack(&*new.head.meta)?;
     let checksum = rows::pack_checksum(new.head.checksum.as_ref())?;
+    let lock = rows::pack_lock(&new.head.lock)?;
+    for slot in shown.iter().filter(|_| shown_is_replaced).chain(&hidden_null) {
+        slot.check_removal(new.head.modified, false)?;
+    }
 
     let mut effects = Effects { versions: 1, bytes: new.head.size.cast_signed(), garbage: false };
     rows::put_content(c, new.content, &new.data)?;
@@ -286,8 +310,8 @@ pub(super) fn put(
     }
     let mut insert = c.prepare_cached(
         "INSERT OR REPLACE INTO object
-             (bucket, key, content, size, modified, etag, checksum, parts, upload, meta, seq, is_null)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             (bucket, key, content, size, modified, etag, checksum, parts, upload, meta, seq, is_null, lock)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     let head = &new.head;
     insert.execute(params![
@@ -302,7 +326,8 @@ pub(super) fn put(
         new.upload,
         meta,
         seq,
-        is_null
+        is_null,
+        lock
     ])?;
     Ok((version_id(seq, is_null), effects.settle(c, at.bucket)?))
 }
@@ -316,7 +341,7 @@ pub(super) fn delete(
     now: Timestamp,
 ) -> Result<(Deleted, bool), BackendError> {
     match &delete.version {
-        Some(version) => delete_version(c, at, version, &delete.condition),
+        Some(version) => delete_version(c, at, version, delete, now),
         None => delete_object(c, at, delete, seq, now),
     }
 }
@@ -325,12 +350,14 @@ fn delete_version(
     c: &Connection,
     at: &Place,
     version: &VersionId,
-    condition: &WriteCondition,
+    delete: &Delete,
+    now: Timestamp,
 ) -> Result<(Deleted, bool), BackendError> {
     let slot = named(c, at, version)?;
-    condition.check(slot.as_ref().and_then(|slot| slot.etag.as_deref()))?;
+    delete.condition.check(slot.as_ref().map(Slot::there))?;
     let mut deleted = Deleted { existed: slot.is_some(), marker: false, version: Some(version.clone()) };
     let Some(slot) = slot else { return Ok((deleted, false)) };
+    slot.check_removal(now, delete.bypass)?;
     deleted.marker = slot.content.is_none();
     let mut effects = Effects::default();
     effects.remove(c, at, &slot)?;
@@ -348,7 +375,7 @@ fn delete_object(
     now: Timestamp,
 ) -> Result<(Deleted, bool), BackendError> {
     let shown = shown(c, at)?;
-    delete.condition.check(shown.as_ref().and_then(|slot| slot.etag.as_deref()))?;
+    delete.condition.check(shown.as_ref().map(Slot::there))?;
     let hidden = newest_hidden(c, at)?;
     let mut effects = Effects::default();
     let existed = shown.is_some();
@@ -356,6 +383,7 @@ fn delete_object(
     let no_versions = hidden.is_none() && shown.as_ref().is_none_or(|slot| slot.is_null);
     if delete.versioning == Versioning::Off && no_versions {
         if let Some(slot) = &shown {
+            slot.check_removal(now, delete.bypass)?;
             effects.remove(c, at, slot)?;
         }
         return Ok((Deleted { existed, ..Deleted::default() }, effects.settle(c, at.bucket)?));
@@ -365,6 +393,9 @@ fn delete_object(
     let seq = next_seq(seq, shown.as_ref().or(hidden.as_ref()));
     let shown_is_replaced = is_null && shown.as_ref().is_some_and(|slot| slot.is_null);
     let hidden_null = if is_null && !shown_is_replaced { hidden_null(c, at)? } else { None };
+    for slot in shown.iter().filter(|_| shown_is_replaced).chain(&hidden_null) {
+        slot.check_removal(now, delete.bypass)?;
+    }
     match &shown {
         Some(slot) if shown_is_replaced => effects.remove(c, at, slot)?,
         Some(_) => hide_shown(c, at)?,
@@ -381,6 +412,45 @@ fn delete_object(
     Ok((deleted, effects.settle(c, at.bucket)?))
 }
 
+fn need(c: &Connection, at: &Place, version: Option<&VersionId>) -> Result<ObjectRow, BackendError> {
+    match find(c, at, version)? {
+        Lookup::Found(row) => Ok(row),
+        Lookup::Marker(marker) => Err(BackendError::IsDeleteMarker(marker)),
+        Lookup::Missing if version.is_some() => Err(BackendError::NoSuchVersion),
+        Lookup::Missing => Err(BackendError::NoSuchKey),
+    }
+}
+
+/// Changes what keeps a version; gives its name.
+pub(super) fn change_lock(
+    c: &Connection,
+    at: &Place,
+    version: Option<&VersionId>,
+    change: LockChange,
+    now: Timestamp,
+) -> Result<VersionId, BackendError> {
+    let row = need(c, at, version)?;
+    let mut lock = row.head.lock;
+    match change {
+        LockChange::LegalHold(hold) => lock.legal_hold = Some(hold),
+        LockChange::Retention { retention, bypass } => {
+            if !lock.permits_retention(retention.as_ref(), now, bypass) {
+                return Err(BackendError::Locked);
+            }
+            lock.retention = retention;
+        }
+    }
+    let lock = rows::pack_lock(&lock)?;
+    // One of the two has it.
+    for sql in [
+        "UPDATE object SET lock = ?4 WHERE bucket = ?1 AND key = ?2 AND seq = ?3",
+        "UPDATE version SET lock = ?4 WHERE bucket = ?1 AND key = ?2 AND seq = ?3",
+    ] {
+        c.prepare_cached(sql)?.execute(params![at.bucket.row(), at.key.as_bytes(), row.seq, lock])?;
+    }
+    Ok(row.head.version)
+}
+
 /// Changes what the writer said of a version; gives its name.
 pub(super) fn change_meta(
     c: &Connection,
@@ -388,12 +458,7 @@ pub(super) fn change_meta(
     version: Option<&VersionId>,
     change: impl FnOnce(&mut ObjectMeta),
 ) -> Result<VersionId, BackendError> {
-    let row = match find(c, at, version)? {
-        Lookup::Found(row) => row,
-        Lookup::Marker(marker) => return Err(BackendError::IsDeleteMarker(marker)),
-        Lookup::Missing if version.is_some() => return Err(BackendError::NoSuchVersion),
-        Lookup::Missing => return Err(BackendError::NoSuchKey),
-    };
+    let row = need(c, at, version)?;
     let mut meta = ObjectMeta::clone(&row.head.meta);
     change(&mut meta);
     let meta = rows::pack(&meta)?;
