@@ -66,6 +66,11 @@ impl AdminClient {
         Ok(self.send(Method::GET, path, empty()).await?.into_body())
     }
 
+    /// A request without a document, and the answer's body as it comes.
+    pub async fn post_stream(&self, path: &str) -> Result<Incoming, AdminError> {
+        Ok(self.send(Method::POST, path, empty()).await?.into_body())
+    }
+
     async fn send(&self, method: Method, path: &str, body: Body) -> Result<Response<Incoming>, AdminError> {
         let not_running = |detail: String| AdminError::NotRunning(detail);
         let stream = UnixStream::connect(&self.socket)

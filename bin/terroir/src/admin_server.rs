@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use terroir_compute::gateway::BlobStore;
 use terroir_compute::model::{HostStatus, Instance, InstanceStatus, instance_status_key};
 use terroir_compute::state::{host_knowledge, instance_state};
 use terroir_iam::ops::KeyOwner;
+use terroir_object_storage::backend::local::{Report, Stats};
+use terroir_object_storage::model::Bucket;
 use terroir_store::Key;
 use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
 use tokio_util::io::ReaderStream;
@@ -28,6 +30,7 @@ use crate::admin_api::{
     AccountSummary, Environment, HostSummary, ImageSummary, NewAccountAnswer, NewAccountRequest, RegisterImageRequest,
     ServerStatus, StoredBlob,
 };
+use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
 
@@ -75,6 +78,9 @@ impl Admin {
             .route("/environment", get(environment))
             .route("/accounts", get(list_accounts).post(add_account))
             .route("/blobs/{*name}", put(put_blob))
+            .route("/objects/stats", get(object_stats))
+            .route("/objects/verify", post(verify_objects))
+            .route("/objects/repair", post(repair_objects))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
             .layer(DefaultBodyLimit::disable())
@@ -129,6 +135,13 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
     let host = host(&txn)?;
     let mut problems: Vec<String> = ready.err().into_iter().collect();
     problems.extend(host.iter().flat_map(|host| host.problems.clone()));
+    match cloud.backend.damaged().await {
+        Ok(0) => {}
+        Ok(damaged) => problems.push(format!(
+            "{damaged} objects or parts of objects are damaged on disk; `terroir objects verify` names them"
+        )),
+        Err(error) => problems.push(format!("the object store cannot be read: {error}")),
+    }
     Ok(Json(ServerStatus {
         ready: is_ready,
         endpoint: up::endpoint(&cloud.settings),
@@ -273,4 +286,59 @@ async fn image_disk(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> 
     let name = format!("snapshot/{}", summary(&txn, &image)?.snapshot_id);
     let reader = admin.cloud.blobs.read(&BlobSource::Stored { name }).await?;
     Ok(Body::from_stream(ReaderStream::with_capacity(reader, 256 << 10)))
+}
+
+async fn object_stats(State(admin): State<Arc<Admin>>) -> Answer<Stats> {
+    Ok(Json(admin.cloud.backend.stats().await.map_err(Error::from)?))
+}
+
+async fn verify_objects(State(admin): State<Arc<Admin>>) -> Body {
+    stream_verification(&admin.cloud, false)
+}
+
+async fn repair_objects(State(admin): State<Arc<Admin>>) -> Body {
+    stream_verification(&admin.cloud, true)
+}
+
+/// Lines of JSON: progress, and at last the report. It ends when nobody reads them any more.
+fn stream_verification(cloud: &Cloud, repair: bool) -> Body {
+    let (lines, reading) = tokio::sync::mpsc::channel::<Line>(16);
+    let (backend, store) = (Arc::clone(&cloud.backend), cloud.store.clone());
+    tokio::spawn(async move {
+        let said = std::sync::Mutex::new(std::time::Instant::now());
+        let progress = |progress| {
+            let mut said = said.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if said.elapsed() >= SAY_EVERY {
+                *said = std::time::Instant::now();
+                // A line more or less does not matter.
+                let _ = lines.try_send(Line::Progress(progress));
+            }
+        };
+        let last = tokio::select! {
+            () = lines.closed() => return,
+            verified = backend.verify(repair, progress) => match verified {
+                Ok(report) => Line::Report(with_names(&store, report).await),
+                Err(error) => Line::Failed(error.to_string()),
+            },
+        };
+        // Nobody waits any more if this fails.
+        let _ = lines.send(last).await;
+    });
+    let lines = futures::stream::unfold(reading, |mut reading| async move {
+        let line = reading.recv().await?;
+        let text = serde_json::to_string(&line).map(|text| text + "\n").map_err(std::io::Error::other);
+        Some((text, reading))
+    });
+    Body::from_stream(lines)
+}
+
+/// The report with the names of buckets instead of their numbers, as far as they are known.
+async fn with_names(store: &terroir_store::Store, mut report: Report) -> Report {
+    let Ok(txn) = store.read().await else { return report };
+    let Ok(buckets) = txn.peek_range::<Bucket>(&Key::new("bucket")) else { return report };
+    let names: BTreeMap<_, _> = buckets.iter().map(|(_, bucket)| (bucket.id, bucket.name().to_owned())).collect();
+    for owner in report.findings.iter_mut().filter_map(|finding| finding.of.as_mut()) {
+        owner.bucket_name = names.get(&owner.bucket).cloned();
+    }
+    report
 }

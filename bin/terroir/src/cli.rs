@@ -38,6 +38,9 @@ pub enum Command {
     /// Images for everybody in the region
     #[command(subcommand)]
     Image(ImageCommand),
+    /// What S3 stores: how much, and whether it is whole
+    #[command(subcommand)]
+    Objects(ObjectsCommand),
     /// Launch a first instance and say how to reach it
     Demo(DemoArgs),
     /// Run only the control plane
@@ -112,6 +115,25 @@ pub enum AccountCommand {
     },
     /// All tenants
     List {
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ObjectsCommand {
+    /// How much there is, and what is known of its health
+    Stats {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read everything and compare it with its checksums and the index; mends nothing
+    Verify {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Verify, and mend what follows from the rest; removes nothing that somebody has stored
+    Repair {
         #[arg(long)]
         json: bool,
     },

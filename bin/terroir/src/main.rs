@@ -15,6 +15,7 @@ mod hosts;
 mod image;
 mod layout;
 mod logs;
+mod object_store;
 mod objects;
 mod privileges;
 mod process;
@@ -49,6 +50,7 @@ fn start(cli: Cli) -> Result<(), String> {
         Command::Server => server::main(layout),
         Command::Agent => agent::main(layout),
         Command::GuestServices => guest_services::main(layout),
+        Command::Objects(command) => object_store::main(&layout, &command),
         other => runtime(Threads::One)?.block_on(run(layout, other)),
     }
 }
@@ -64,7 +66,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Image(command) => image::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
-        Command::Server | Command::Agent | Command::GuestServices => Ok(()),
+        Command::Server | Command::Agent | Command::GuestServices | Command::Objects(_) => Ok(()),
     }
 }
 

@@ -120,6 +120,17 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         }
     });
     tasks.spawn({
+        let (backend, rate, stopping) = (Arc::clone(&cloud.backend), cloud.settings.scrub_bytes_per_sec, stopping());
+        async move {
+            if rate > 0 {
+                backend.scrub(rate, stopping).await
+            } else {
+                stopping.await
+            }
+            Ok(())
+        }
+    });
+    tasks.spawn({
         let (server, stopping) = (server.clone(), stopping());
         async move { server.run_background(stopping).await.map_err(|error| error.to_string()) }
     });

@@ -32,6 +32,8 @@ pub struct Settings {
     pub s3_domains: Vec<String>,
     /// Whether new buckets take no access control lists and block public access until their owner unblocks it.
     pub s3_block_public_access: bool,
+    /// Bytes of objects that are read again each second to find what the disk has spoilt; 0: none.
+    pub scrub_bytes_per_sec: u64,
     /// Seconds of a day of lifecycle rules; anything but 86,400 is for trying rules out.
     pub lifecycle_day_secs: u32,
     /// How many virtual CPUs are promised for each thread of the processor.
@@ -68,6 +70,7 @@ impl Default for Settings {
             egress_deny: Vec::new(),
             s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
             s3_block_public_access: false,
+            scrub_bytes_per_sec: 8 << 20,
             lifecycle_day_secs: 24 * 60 * 60,
             vcpu_overcommit: 4,
             disk_reserve_bytes: 1 << 30,

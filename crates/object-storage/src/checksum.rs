@@ -208,6 +208,12 @@ pub struct Digests {
 }
 
 impl Digests {
+    /// Adds one that is known from elsewhere.
+    pub(crate) fn with_crc64_nvme(mut self, value: u64) -> Self {
+        self.values.push((Algorithm::Crc64Nvme, value.to_be_bytes().to_vec()));
+        self
+    }
+
     /// None if the algorithm was not asked for.
     pub fn checksum(&self, algorithm: Algorithm) -> Option<Checksum> {
         let (_, value) = self.values.iter().find(|(a, _)| *a == algorithm)?;

@@ -118,6 +118,8 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
         ),
         BackendError::TooLarge => invalid("EntityTooLarge", "Your proposed upload exceeds the maximum allowed size"),
         BackendError::Refused(error) => from_domain(error),
+        // The body of a copy comes from the store itself.
+        BackendError::Body(error) if error.is::<BackendError>() => internal(&error, None),
         BackendError::Body(_) => invalid(
             "IncompleteBody",
             "You did not provide the number of bytes specified by the Content-Length HTTP header",
@@ -127,6 +129,11 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
             // Not 503, which every SDK would try again at once.
             let message = "No disk space is left for objects. Delete some, or ask the operator for more.";
             s3("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE, message)
+        }
+        BackendError::ReadOnly => {
+            tracing::error!("an object was refused: the file system of the objects cannot be written");
+            let message = "Objects cannot be written for now: the operator has to look at the disk.";
+            s3("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE, message)
         }
         BackendError::Closed => {
             s3("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE, "The service is shutting down. Try again.")

@@ -113,19 +113,21 @@ pub enum WriteCondition {
 }
 
 impl WriteCondition {
-    /// `there`: the ETag and the stamp of what is there.
+    /// `there`: the stamp of what is there, and its ETag, which a delete marker has not.
     ///
     /// # Errors
     /// `PreconditionFailed`; `NoSuchKey` if an object must be there and is not.
-    pub fn check(&self, there: Option<(&str, Stamp)>) -> Result<(), BackendError> {
+    pub fn check(&self, there: Option<(Option<&str>, Stamp)>) -> Result<(), BackendError> {
         match (self, there) {
-            (Self::Always, _) | (Self::Absent, None) | (Self::Present, Some(_)) => Ok(()),
-            (Self::Absent, Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
-            (Self::Matches(_) | Self::Present | Self::Unchanged(_), None) => Err(BackendError::NoSuchKey),
-            (Self::Matches(wanted), Some((etag, _))) if wanted == etag => Ok(()),
+            (Self::Always, _) | (Self::Absent, None | Some((None, _))) | (Self::Present, Some((Some(_), _))) => Ok(()),
+            (Self::Matches(wanted), Some((Some(etag), _))) if wanted == etag => Ok(()),
             (Self::Unchanged(wanted), Some((_, stamp))) if *wanted == stamp => Ok(()),
-            (Self::Unchanged(_), Some(_)) => Err(BackendError::PreconditionFailed("the write that made it")),
+            (Self::Unchanged(_), None) | (Self::Matches(_) | Self::Present, None | Some((None, _))) => {
+                Err(BackendError::NoSuchKey)
+            }
+            (Self::Absent, Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
             (Self::Matches(_), Some(_)) => Err(BackendError::PreconditionFailed("If-Match")),
+            (Self::Unchanged(_), Some(_)) => Err(BackendError::PreconditionFailed("the write that made it")),
         }
     }
 }
@@ -360,6 +362,8 @@ pub enum BackendError {
     Body(BoxError),
     #[error("no disk space is left for objects")]
     DiskFull,
+    #[error("the file system of the objects cannot be written")]
+    ReadOnly,
     #[error("input/output: {0}")]
     Io(std::io::Error),
     #[error("object index: {0}")]
@@ -375,6 +379,7 @@ impl From<std::io::Error> for BackendError {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Self::DiskFull,
+            std::io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
             _ => Self::Io(error),
         }
     }
@@ -384,6 +389,7 @@ impl From<rusqlite::Error> for BackendError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Self::DiskFull,
+            Some(rusqlite::ErrorCode::ReadOnly) => Self::ReadOnly,
             _ => Self::Index(error.to_string()),
         }
     }
@@ -408,7 +414,7 @@ impl From<BackendError> for Error {
             BackendError::Refused(error) => error,
             BackendError::Body(_) => Self::invalid("IncompleteBody", text),
             BackendError::DiskFull => Self::new(terroir_types::ErrorClass::Capacity, "InsufficientStorage", text),
-            BackendError::SourceChanged | BackendError::Closed => Self::unavailable(text),
+            BackendError::SourceChanged | BackendError::Closed | BackendError::ReadOnly => Self::unavailable(text),
             BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) => Self::internal(text),
         }
     }

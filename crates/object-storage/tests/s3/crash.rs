@@ -1,36 +1,47 @@
-//! The process is killed while sixteen writers write: what was acknowledged is whole, and nothing else is there.
+//! The process is killed while thirty-two writers write, with and without versions: what was acknowledged is whole, and
+//! nothing else is there.
 
 use crate::harness::count;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
-use std::collections::HashMap;
+use futures::TryStreamExt;
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use terroir_object_storage::backend::local::LocalBackend;
-use terroir_object_storage::backend::{BucketId, Delete, List, ListEntry, ObjectBackend, Place, Put};
+use terroir_object_storage::backend::{
+    BucketId, Delete, ListVersions, ListedVersion, ObjectBackend, Place, Put, VersionEntry, VersionId, Versioning,
+};
 use terroir_object_storage::budget::Unlimited;
 use terroir_types::{IdSource, OsRandom, SystemClock};
 
 const FOLDER: &str = "TERROIR_CRASH_FOLDER";
-const WRITERS: u64 = 16;
-const KEYS: u64 = 8;
+const WRITERS: u64 = 32;
+/// Of each writer, in each bucket.
+const KEYS: u64 = 4;
+/// Versions of a key that a writer lets grow.
+const MOST_VERSIONS: usize = 12;
 
-fn bucket() -> BucketId {
-    BucketId::from_random(7)
+/// Keys of the second begin with `v`.
+fn bucket(key: &str) -> BucketId {
+    BucketId::from_random(if key.starts_with('v') { 8 } else { 7 })
+}
+
+fn versioning(key: &str) -> Versioning {
+    if key.starts_with('v') { Versioning::Enabled } else { Versioning::Off }
 }
 
 async fn open(folder: &Path) -> LocalBackend {
     LocalBackend::open(folder, Arc::new(SystemClock), Arc::new(OsRandom), Arc::new(Unlimited)).await.unwrap()
 }
 
-/// The bytes that a version of an object has: they say which they are.
-fn content(key: &str, version: u64) -> Vec<u8> {
-    let size = [0, 40, 4096, 32 << 10, 33 << 10, 300_000, 2_000_000][usize::try_from(version % 7).unwrap()];
-    let mut data = format!("{key} {version} ").into_bytes();
-    data.resize(data.len() + size, u8::try_from(version % 256).unwrap());
+/// The bytes that write `n` of a key has: they say which it is.
+fn content(key: &str, n: u64) -> Vec<u8> {
+    let size = [0, 40, 4096, 32 << 10, 33 << 10, 300_000, 600_000][usize::try_from(n % 7).unwrap()];
+    let mut data = format!("{key} {n} ").into_bytes();
+    data.resize(data.len() + size, u8::try_from(n % 256).unwrap());
     data
 }
 
@@ -46,35 +57,122 @@ fn writer_process() {
     });
 }
 
-fn say(what: &str, key: &str, version: u64) {
+fn say(when: &str, key: &str, operation: &str, n: u64) {
     let mut out = std::io::stdout().lock();
     // The parent is gone if this fails.
-    writeln!(out, "\n@{what} {key} {version}").and_then(|()| out.flush()).unwrap();
+    writeln!(out, "\n@{when} {key} {operation} {n}").and_then(|()| out.flush()).unwrap();
+}
+
+/// All versions of a bucket's keys with this prefix, newest first.
+async fn versions(backend: &LocalBackend, bucket: BucketId, prefix: &str) -> Vec<ListedVersion> {
+    let mut list = ListVersions { prefix: prefix.to_owned(), limit: 1000, ..ListVersions::default() };
+    let mut found = Vec::new();
+    loop {
+        let page = backend.list_versions(bucket, list.clone()).await.unwrap();
+        found.extend(page.entries.into_iter().map(|entry| match entry {
+            VersionEntry::Version(version) => version,
+            VersionEntry::Prefix(prefix) => panic!("{prefix}: no delimiter was asked for"),
+        }));
+        let Some((after, version)) = page.next else { return found };
+        (list.after, list.version) = (after, version);
+    }
 }
 
 async fn write(backend: LocalBackend, writer: u64) {
+    // Oldest first; only this writer changes them.
+    let mut known: BTreeMap<String, Vec<VersionId>> = BTreeMap::new();
+    let prefix = format!("v{writer}-");
+    for version in versions(&backend, bucket("v"), &prefix).await {
+        known.entry(version.key).or_default().insert(0, version.version);
+    }
     loop {
-        let version = OsRandom.next_u64() >> 16;
-        let key = format!("{writer}-{}", version % KEYS);
-        let place = Place::new(bucket(), key.as_str());
-        if version.is_multiple_of(11) {
-            say("deleting", &key, version);
-            backend.delete(&place, Delete::default()).await.unwrap();
-            say("deleted", &key, version);
+        let n = OsRandom.next_u64() >> 16;
+        let kind = if n.is_multiple_of(2) { "v" } else { "p" };
+        let key = format!("{kind}{writer}-{}", (n >> 8) % KEYS);
+        let place = Place::new(bucket(&key), key.as_str());
+        let mut delete = Delete { versioning: versioning(&key), ..Delete::default() };
+        let ids = known.entry(key.clone()).or_default();
+        let choice = (n >> 16) % 10;
+        if kind == "v" && !ids.is_empty() && (choice < 3 || ids.len() > MOST_VERSIONS) {
+            let which = usize::try_from(n >> 24).unwrap() % ids.len();
+            say("begin", &key, "remove", which as u64);
+            delete.version = Some(ids.remove(which));
+            backend.delete(&place, delete).await.unwrap();
+            say("end", &key, "remove", which as u64);
+        } else if choice < 4 {
+            say("begin", &key, "delete", 0);
+            ids.extend(backend.delete(&place, delete).await.unwrap().version);
+            say("end", &key, "delete", 0);
         } else {
-            say("writing", &key, version);
-            let data = Bytes::from(content(&key, version));
+            say("begin", &key, "put", n);
+            let data = Bytes::from(content(&key, n));
             let pieces: Vec<_> = data.chunks(60_000).map(|piece| Ok(data.slice_ref(piece))).collect();
-            backend.put(&place, Box::pin(futures::stream::iter(pieces)), Put::plain()).await.unwrap();
-            say("written", &key, version);
+            let put = Put { versioning: versioning(&key), ..Put::plain() };
+            let head = backend.put(&place, Box::pin(futures::stream::iter(pieces)), put).await.unwrap();
+            ids.push(head.version);
+            say("end", &key, "put", n);
         }
     }
 }
 
-/// For each key, what it must be or may be: none stands for "not there".
-type Allowed = HashMap<String, Vec<Option<u64>>>;
+/// Versions of a key, oldest first: the number of a write, none for a delete marker.
+type State = Vec<Option<u64>>;
 
-fn observe(folder: &Path, allowed: &mut Allowed, lines: usize) {
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Operation {
+    Put(u64),
+    Delete,
+    Remove(usize),
+}
+
+impl Operation {
+    fn parse(name: &str, n: u64) -> Option<Self> {
+        Some(match name {
+            "put" => Self::Put(n),
+            "delete" => Self::Delete,
+            "remove" => Self::Remove(usize::try_from(n).ok()?),
+            _ => return None,
+        })
+    }
+
+    fn apply(self, key: &str, mut state: State) -> State {
+        match (versioning(key), self) {
+            (_, Self::Remove(which)) => drop(state.remove(which)),
+            (Versioning::Enabled, Self::Put(n)) => state.push(Some(n)),
+            (Versioning::Enabled, Self::Delete) => state.push(None),
+            (_, Self::Put(n)) => state = vec![Some(n)],
+            (_, Self::Delete) => state.clear(),
+        }
+        state
+    }
+}
+
+/// What a key has, and what may have been done to it beside.
+#[derive(Debug, Default)]
+struct Expected {
+    state: State,
+    begun: Option<Operation>,
+}
+
+type Model = BTreeMap<String, Expected>;
+
+fn take(line: &str, model: &mut Model) -> bool {
+    let Some(rest) = line.strip_prefix('@') else { return false };
+    let words: Vec<_> = rest.split(' ').collect();
+    let [when, key, operation, n] = words[..] else { return false };
+    let Some(operation) = n.parse().ok().and_then(|n| Operation::parse(operation, n)) else { return false };
+    let expected = model.entry(key.to_owned()).or_default();
+    if when == "begin" {
+        assert_eq!(expected.begun, None, "{key}");
+        expected.begun = Some(operation);
+    } else {
+        assert_eq!(expected.begun.take(), Some(operation), "{key}");
+        expected.state = operation.apply(key, std::mem::take(&mut expected.state));
+    }
+    true
+}
+
+fn observe(folder: &Path, model: &mut Model, lines: usize) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "crash::writer_process", "--nocapture", "--test-threads=1"])
         .env(FOLDER, folder)
@@ -82,78 +180,65 @@ fn observe(folder: &Path, allowed: &mut Allowed, lines: usize) {
         .spawn()
         .unwrap();
     let mut seen = 0;
-    let mut take = |line: &str, allowed: &mut Allowed| {
-        let Some(rest) = line.strip_prefix('@') else { return };
-        let mut words = rest.split(' ');
-        let (Some(what), Some(key), Some(version)) = (words.next(), words.next(), words.next()) else { return };
-        // The last line may be cut off.
-        let Ok(version) = version.parse::<u64>() else { return };
-        seen += 1;
-        let possible = allowed.entry(key.to_owned()).or_insert_with(|| vec![None]);
-        match what {
-            "writing" => possible.push(Some(version)),
-            "deleting" => possible.push(None),
-            "written" => *possible = vec![Some(version)],
-            _ => *possible = vec![None],
-        }
-    };
     let mut output = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
     let mut killed = false;
-    let mut read = 0;
-    // What was said before the kill still stands in the pipe.
+    // What was said before the kill still stands in the pipe; its last line may be cut off.
     while output.read_line(&mut line).unwrap() > 0 {
         if line.ends_with('\n') {
-            take(line.trim_end(), allowed);
+            seen += usize::from(take(line.trim_end(), model));
         }
         line.clear();
-        read += 1;
-        if !killed && read >= lines {
+        if !killed && seen >= lines {
             child.kill().unwrap();
             killed = true;
         }
     }
     assert!(killed, "the writer ended by itself");
     child.wait().unwrap();
-    assert!(seen > 0);
 }
 
-async fn verify(folder: &Path, allowed: &mut Allowed, round: u32) {
+async fn verify(folder: &Path, model: &mut Model, round: u32) {
     let backend = open(folder).await;
-    let listing = backend.list(bucket(), List { limit: 10_000, ..List::default() }).await.unwrap();
-    let mut found = HashMap::new();
-    for entry in listing.entries {
-        let ListEntry::Object(listed) = entry else { panic!("no delimiter was asked for") };
-        let object = backend.open(&Place::new(bucket(), listed.key.as_str()), None).await.unwrap().found().unwrap();
-        let data = object.stream_all().try_collect::<Vec<_>>().await.unwrap().concat();
-        let text = String::from_utf8_lossy(&data[..data.len().min(40)]).into_owned();
-        let version: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
-        assert!(data == content(&listed.key, version), "round {round}: {} is not whole", listed.key);
-        assert_eq!(object.head.etag, hex::encode(<md5::Md5 as md5::Digest>::digest(&data)));
-        found.insert(listed.key, version);
+    let mut found: BTreeMap<String, State> = BTreeMap::new();
+    let mut large = 0;
+    for bucket in [bucket("p"), bucket("v")] {
+        for listed in versions(&backend, bucket, "").await {
+            let place = Place::new(bucket, listed.key.as_str());
+            let state = found.entry(listed.key.clone()).or_default();
+            if listed.object.is_none() {
+                state.insert(0, None);
+                continue;
+            }
+            let object = backend.open(&place, Some(&listed.version)).await.unwrap().found().unwrap();
+            let data = object.stream_all().try_collect::<Vec<_>>().await.unwrap().concat();
+            let text = String::from_utf8_lossy(&data[..data.len().min(40)]).into_owned();
+            let n: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+            assert!(data == content(&listed.key, n), "round {round}: {} is not whole", listed.key);
+            assert_eq!(object.head.etag, hex::encode(<md5::Md5 as md5::Digest>::digest(&data)));
+            large += usize::from(data.len() > 32 << 10);
+            state.insert(0, Some(n));
+        }
     }
-    for (key, possible) in allowed.iter_mut() {
-        let is = found.get(key).copied();
-        assert!(possible.contains(&is), "round {round}: {key} is {is:?}, may be {possible:?}");
-        *possible = vec![is];
+    for (key, expected) in model.iter_mut() {
+        let is = found.get(key).cloned().unwrap_or_default();
+        let mut may_be = vec![expected.state.clone()];
+        may_be.extend(expected.begun.take().map(|operation| operation.apply(key, expected.state.clone())));
+        assert!(may_be.contains(&is), "round {round}: {key} is {is:?}, may be {may_be:?}");
+        expected.state = is;
     }
     for key in found.keys() {
-        assert!(allowed.contains_key(key), "round {round}: {key} was never written");
+        assert!(model.contains_key(key), "round {round}: {key} was never written");
     }
-    // Every file belongs to an object once the rest was swept.
+    // Every file belongs to a version once the rest was swept, and nothing contradicts itself.
     backend.sweep().await.unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
-    let large = futures::stream::iter(found.keys())
-        .filter(|key| {
-            let (backend, place) = (backend.clone(), Place::new(bucket(), key.as_str()));
-            async move { backend.head(&place, None).await.unwrap().found().unwrap().size > 32 << 10 }
-        })
-        .count()
-        .await;
     while files(folder) != large {
-        assert!(std::time::Instant::now() < deadline, "round {round}: {} files for {large} objects", files(folder));
+        assert!(std::time::Instant::now() < deadline, "round {round}: {} files for {large} versions", files(folder));
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let report = backend.verify(false, |_| {}).await.unwrap();
+    assert_eq!(report.found, 0, "round {round}: {report:?}");
 }
 
 fn files(folder: &Path) -> usize {
@@ -165,12 +250,13 @@ fn files(folder: &Path) -> usize {
 fn acknowledged_objects_survive_a_kill() {
     let rounds = count(20, 200);
     let dir = tempfile::tempdir().unwrap();
-    let mut allowed = Allowed::new();
+    let mut model = Model::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     for round in 0..rounds {
-        let lines = 200 + usize::try_from(OsRandom.next_u64() % 1500).unwrap();
-        observe(dir.path(), &mut allowed, lines);
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(verify(dir.path(), &mut allowed, round));
+        let lines = 100 + usize::try_from(OsRandom.next_u64() % 1500).unwrap();
+        observe(dir.path(), &mut model, lines);
+        runtime.block_on(verify(dir.path(), &mut model, round));
     }
-    assert!(allowed.values().flatten().flatten().count() > 50, "too little was written to say anything");
+    let versions: usize = model.values().map(|expected| expected.state.len()).sum();
+    assert!(versions > 200, "too little was written to say anything: {versions}");
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::backend::{
-    BackendError, BucketId, BucketUsage, ClaimedPart, CompleteUpload, Delete, List, ListVersions, ObjectBackend, Place,
-    Put, VersionEntry, Versioning,
+    BackendError, BucketId, BucketUsage, ClaimedPart, CompleteUpload, Delete, List, ListVersions, NewCopy,
+    ObjectBackend, Place, Put, Source, VersionEntry, Versioning,
 };
 use terroir_object_storage::budget::Unlimited;
 use terroir_types::{IdSource, ManualClock, OsRandom, Timestamp};
@@ -26,6 +26,13 @@ fn old_folder(root: &Path) {
     }
     let index = rusqlite::Connection::open(root.join("index.sqlite")).unwrap();
     index.execute_batch(include_str!("../fixtures/index-v1.sql")).unwrap();
+}
+
+/// The same, after a version of format 2 had migrated it.
+fn folder_of_format_2(root: &Path) {
+    old_folder(root);
+    let index = rusqlite::Connection::open(root.join("index.sqlite")).unwrap();
+    index.execute_batch(include_str!("../fixtures/index-v1-to-v2.sql")).unwrap();
 }
 
 async fn open(root: &Path) -> Result<LocalBackend, BackendError> {
@@ -75,6 +82,12 @@ async fn check(root: &Path) {
     backend.delete(&place("a"), Delete { version: Some(new.version), ..Delete::default() }).await.unwrap();
     assert_eq!(bytes(&backend, &place("a")).await, b"hello");
 
+    // Everything gets its block checksums, after it was compared.
+    let pass = backend.scrub_once(0).await.unwrap();
+    assert_eq!((pass.contents, pass.damaged), (7, 0));
+    let report = backend.verify(false, |_| {}).await.unwrap();
+    assert_eq!((report.found, report.unsummed), (0, 0), "{report:?}");
+
     // An upload that was begun goes on.
     let uploads =
         backend.list_uploads(one, terroir_object_storage::backend::ListUploads { limit: 9, ..Default::default() });
@@ -94,6 +107,92 @@ async fn the_first_format() {
     let dir = tempfile::tempdir().unwrap();
     old_folder(dir.path());
     check(dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_format() {
+    let dir = tempfile::tempdir().unwrap();
+    folder_of_format_2(dir.path());
+    check(dir.path()).await;
+}
+
+/// The parts of a copy had no rows of their own.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_nothing_named_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    old_folder(dir.path());
+    let index = rusqlite::Connection::open(dir.path().join("index.sqlite")).unwrap();
+    let unnamed = format!("DELETE FROM content WHERE id IN ({}, {})", 1_u64 << 40 | 4, 1_u64 << 40 | 5);
+    assert_eq!(index.execute(&unnamed, []).unwrap(), 2);
+    drop(index);
+    let backend = open(dir.path()).await.unwrap();
+    backend.sweep().await.unwrap();
+    drop(backend);
+    check(dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_spoilt_before_is_not_taken_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    old_folder(dir.path());
+    std::fs::write(dir.path().join("files/02/0000010000000002"), vec![8; 100_000]).unwrap();
+    std::fs::write(dir.path().join("files/05/0000010000000005"), vec![3; 10]).unwrap();
+    let index = rusqlite::Connection::open(dir.path().join("index.sqlite")).unwrap();
+    index.execute("UPDATE content SET data = x'48656c6c6f' WHERE data = x'68656c6c6f'", []).unwrap();
+    drop(index);
+    let backend = open(dir.path()).await.unwrap();
+    let place = |key: &str| Place::new(BucketId::from_random(1), key);
+    for pass in 0..3 {
+        backend.scrub_once(0).await.unwrap();
+        assert_eq!(backend.stats().await.unwrap().damaged, 3, "pass {pass}");
+        let report = backend.verify(false, |_| {}).await.unwrap();
+        assert_eq!((report.found, report.unsummed), (3, 0), "{report:?}");
+    }
+    for key in ["a", "dir/large", "multi"] {
+        let read = match backend.open(&place(key), None).await {
+            Ok(found) => found.found().unwrap().stream_all().try_collect::<Vec<_>>().await.map(drop).is_err(),
+            Err(BackendError::Damaged(_)) => true,
+            Err(error) => panic!("{error}"),
+        };
+        assert!(read, "{key} is not given out any more");
+        let head = backend.head(&place(key), None).await.unwrap().found().unwrap();
+        let source = Source { place: place(key), version: head.version, etag: head.etag };
+        let copied = backend.copy(&source, &place("copy"), NewCopy::default()).await;
+        assert!(matches!(copied, Err(BackendError::Damaged(_))), "{key}: {copied:?}");
+    }
+    // Deleted or written again, it is known to be damaged no longer.
+    backend.delete(&place("a"), Delete::default()).await.unwrap();
+    for key in ["dir/large", "multi"] {
+        let body = futures::stream::iter([Ok("new".into())]);
+        backend.put(&place(key), Box::pin(body), Put::plain()).await.unwrap();
+    }
+    assert_eq!(backend.stats().await.unwrap().damaged, 0);
+}
+
+/// Copies of what has no sums yet have none either, wherever the scrubber is just then.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_made_meanwhile_get_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    folder_of_format_2(dir.path());
+    let backend = open(dir.path()).await.unwrap();
+    let place = |key: &str| Place::new(BucketId::from_random(1), key);
+    let head = backend.head(&place("multi"), None).await.unwrap().found().unwrap();
+    let source = Source { place: place("multi"), version: head.version, etag: head.etag };
+    // Large enough that the copies come before and behind the place where the scrubber reads.
+    let scrubbing = tokio::spawn({
+        let backend = backend.clone();
+        async move { backend.scrub_once(0).await }
+    });
+    for n in 0..20 {
+        backend
+            .copy(&source, &place(&format!("{}{n}", if n % 2 == 0 { 'a' } else { 'z' })), NewCopy::default())
+            .await
+            .unwrap();
+    }
+    scrubbing.await.unwrap().unwrap();
+    backend.scrub_once(0).await.unwrap();
+    let report = backend.verify(false, |_| {}).await.unwrap();
+    assert_eq!((report.found, report.unsummed), (0, 0), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,9 +218,14 @@ fn a_kill_at_any_time_is_made_good() {
     let rounds = count(10, 200);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (mut before, mut after) = (0, 0);
-    for _ in 0..rounds {
+    for round in 0..rounds {
         let dir = tempfile::tempdir().unwrap();
-        old_folder(dir.path());
+        let format = 1 + i64::from(round % 2);
+        if format == 1 {
+            old_folder(dir.path())
+        } else {
+            folder_of_format_2(dir.path())
+        }
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "migration::migrating_process", "--test-threads=1"])
             .env(FOLDER, dir.path())
@@ -140,8 +244,11 @@ fn a_kill_at_any_time_is_made_good() {
         child.wait().unwrap();
         let index = rusqlite::Connection::open(dir.path().join("index.sqlite")).unwrap();
         match index.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap() {
-            1 => before += 1,
-            _ => after += 1,
+            found if found == format => before += 1,
+            found => {
+                assert_eq!(found, 3);
+                after += 1;
+            }
         }
         drop(index);
         runtime.block_on(check(dir.path()));

@@ -289,4 +289,10 @@ async fn conditions_are_exact_and_no_version_is_lost() {
     let unknown = c.delete(&target).header("x-amz-if-match-size", "1").send().await;
     unknown.refused(501, "NotImplemented", "for directory buckets only");
     c.delete(&target).header("if-match", "\"9dd4e461268c8034f5c8564e155c67a6\"").send().await.expect(204, "its ETag");
+    // A delete marker has no ETag, so that no condition on one holds.
+    let marker = c.delete("/bucket/v").send().await.expect(204, "a marker").header("x-amz-version-id").to_owned();
+    for condition in ["*", "\"\""] {
+        let call = c.delete(&format!("/bucket/v?versionId={marker}")).header("if-match", condition);
+        call.send().await.refused(404, "NoSuchKey", condition);
+    }
 }

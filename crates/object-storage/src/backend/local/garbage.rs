@@ -109,8 +109,10 @@ async fn collect_once(inner: &Arc<Inner>) -> Result<(), BackendError> {
             inner
                 .index
                 .write(move |c| {
+                    let mut forget = c.prepare_cached("DELETE FROM content WHERE id = ?1")?;
                     let mut delete = c.prepare_cached("DELETE FROM garbage WHERE id = ?1")?;
                     for id in removed {
+                        forget.execute([id.cast_signed()])?;
                         delete.execute([id.cast_signed()])?;
                     }
                     Ok(())
@@ -148,7 +150,7 @@ pub(super) async fn sweep(inner: Arc<Inner>) -> Result<u64, BackendError> {
 }
 
 /// What is in `garbage` is left to the collector, which knows who still reads it.
-fn unnamed(c: &Connection, ids: Vec<ContentId>) -> Result<Vec<ContentId>, BackendError> {
+pub(super) fn unnamed(c: &Connection, ids: Vec<ContentId>) -> Result<Vec<ContentId>, BackendError> {
     let mut known =
         c.prepare_cached("SELECT 1 FROM content WHERE id = ?1 UNION ALL SELECT 1 FROM garbage WHERE id = ?1")?;
     let mut orphans = Vec::new();

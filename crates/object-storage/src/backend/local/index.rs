@@ -35,10 +35,10 @@ type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
 /// A handle to the index.
 pub(super) struct Index {
     jobs: mpsc::Sender<Job>,
-    readers: Arc<Readers>,
+    pub(super) readers: Arc<Readers>,
 }
 
-struct Readers {
+pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     /// Given up after the connections above.
@@ -116,6 +116,7 @@ impl Index {
             let result = work(connection);
             let spoilt = match &result {
                 Err(BackendError::DiskFull) => Some(BackendError::DiskFull),
+                Err(BackendError::ReadOnly) => Some(BackendError::ReadOnly),
                 Err(BackendError::Index(text)) => Some(BackendError::Index(text.clone())),
                 _ => None,
             };
@@ -140,21 +141,24 @@ impl Index {
         F: FnOnce(&Connection) -> Result<R, BackendError> + Send + 'static,
     {
         let readers = Arc::clone(&self.readers);
-        tokio::task::spawn_blocking(move || {
-            let connection = readers.take()?;
-            // One snapshot for all that `work` reads; it begins with the first of its queries.
-            connection.execute_batch("BEGIN")?;
-            let result = work(&connection);
-            connection.execute_batch("COMMIT")?;
-            readers.give_back(connection);
-            result
-        })
-        .await
-        .map_err(|error| BackendError::Index(error.to_string()))?
+        tokio::task::spawn_blocking(move || readers.read(work))
+            .await
+            .map_err(|error| BackendError::Index(error.to_string()))?
     }
 }
 
 impl Readers {
+    /// As [`Index::read`], on the caller's own thread.
+    pub(super) fn read<R>(&self, work: impl FnOnce(&Connection) -> Result<R, BackendError>) -> Result<R, BackendError> {
+        let connection = self.take()?;
+        // One snapshot for all that `work` reads; it begins with the first of its queries.
+        connection.execute_batch("BEGIN")?;
+        let result = work(&connection);
+        connection.execute_batch("COMMIT")?;
+        self.give_back(connection);
+        result
+    }
+
     fn take(&self) -> Result<Connection, BackendError> {
         if let Some(connection) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(connection);
@@ -227,6 +231,7 @@ fn write_group(connection: &Connection, jobs: Vec<Job>) {
 fn same(error: &BackendError) -> BackendError {
     match error {
         BackendError::DiskFull => BackendError::DiskFull,
+        BackendError::ReadOnly => BackendError::ReadOnly,
         other => BackendError::Index(other.to_string()),
     }
 }

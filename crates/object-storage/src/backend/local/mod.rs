@@ -1,5 +1,7 @@
 //! Objects on this machine's disk. The format is described in `docs/object-format.md`.
 
+mod adopt;
+mod check;
 mod files;
 mod garbage;
 mod index;
@@ -9,8 +11,14 @@ mod multipart;
 mod reader;
 mod rows;
 mod schema;
+mod scrub;
+mod sums;
+mod verify;
 mod versions;
 mod writer;
+
+pub use scrub::Scrubbed;
+pub use verify::{Finding, FindingKind, Owner, Phase, Progress, Report, Stats};
 
 use async_trait::async_trait;
 use std::os::unix::fs::DirBuilderExt;
@@ -23,7 +31,7 @@ use self::files::{COUNTER_BITS, ContentId, Files, Unfinished};
 use self::garbage::{Pin, Pins};
 use self::index::Index;
 use self::reader::{FileContent, InlineContent, Piece};
-use self::rows::{Data, NewObject};
+use self::rows::{Data, NewData, NewObject};
 use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
@@ -59,6 +67,11 @@ const SEQ_BITS: u32 = 20;
 impl Inner {
     fn next_content(&self) -> ContentId {
         self.epoch << COUNTER_BITS | self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Everything that is in the index has a lower number.
+    fn first_content_to_come(&self) -> i64 {
+        (self.epoch << COUNTER_BITS | self.counter.load(Ordering::Relaxed)).cast_signed()
     }
 
     /// Begins with the time, so that a version that was deleted lends its name to no later one, and rises.
@@ -164,9 +177,10 @@ impl LocalBackend {
         };
         let (content, data, unfinished) = match received.bytes {
             ReceivedBytes::Inline(bytes) => {
-                (self.0.next_content(), Data::Inline(bytes.into()), Unfinished::none(&self.0.files))
+                let data = NewData::Inline(bytes.into(), Some(received.sums));
+                (self.0.next_content(), data, Unfinished::none(&self.0.files))
             }
-            ReceivedBytes::File(id, unfinished) => (id, Data::File, unfinished),
+            ReceivedBytes::File(id, unfinished) => (id, NewData::File(Some(received.sums)), unfinished),
         };
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
         self.commit(at, new, condition, versioning, unfinished).await
@@ -209,7 +223,7 @@ impl LocalBackend {
                     };
                     let data = rows::content(c, row.content)?;
                     let ids = match &data {
-                        Data::Inline(_) => Vec::new(),
+                        Data::Inline(..) => Vec::new(),
                         Data::File => vec![row.content],
                         Data::Parts(parts) => parts.iter().map(|part| part.content).collect(),
                     };
@@ -221,27 +235,28 @@ impl LocalBackend {
     }
 
     /// Gives the object's bytes a second owner: files by a second name, small ones by a copy.
-    async fn duplicate(&self, source: Found) -> Result<(ContentId, Data, Unfinished), BackendError> {
+    async fn duplicate(&self, source: Found) -> Result<(ContentId, NewData, Unfinished), BackendError> {
         let inner = Arc::clone(&self.0);
         blocking(move || {
             let id = inner.next_content();
             let mut unfinished = Unfinished::none(&inner.files);
+            let sums = |id| inner.index.readers.read(|c| rows::sums(c, id));
             let data = match source.data {
-                Data::Inline(bytes) => Data::Inline(bytes),
+                Data::Inline(bytes, sums) => NewData::Inline(bytes, sums),
                 Data::File => {
                     unfinished.add(inner.files.link(source.content, id)?);
                     inner.files.sync_entries(&[id])?;
-                    Data::File
+                    NewData::File(sums(source.content)?)
                 }
                 Data::Parts(parts) => {
                     let mut copies = Vec::with_capacity(parts.len());
                     for part in parts {
                         let copy = inner.next_content();
                         unfinished.add(inner.files.link(part.content, copy)?);
-                        copies.push(PartOfObject { content: copy, ..part });
+                        copies.push((PartOfObject { content: copy, ..part.clone() }, sums(part.content)?));
                     }
-                    inner.files.sync_entries(&copies.iter().map(|part| part.content).collect::<Vec<_>>())?;
-                    Data::Parts(copies)
+                    inner.files.sync_entries(&copies.iter().map(|(part, _)| part.content).collect::<Vec<_>>())?;
+                    NewData::LinkedParts(copies)
                 }
             };
             Ok((id, data, unfinished))
@@ -259,17 +274,19 @@ struct Found {
 }
 
 impl Found {
-    fn open(self, files: &Files) -> OpenObject {
+    fn open(self, inner: &Inner) -> OpenObject {
         let pieces = match &self.data {
-            Data::Inline(_) => Vec::new(),
+            Data::Inline(..) => Vec::new(),
             Data::File => vec![Piece { id: self.content, size: self.head.size }],
             Data::Parts(parts) => parts.iter().map(|part| Piece { id: part.content, size: part.size }).collect(),
         };
-        let files = files.clone();
+        let (files, readers) = (inner.files.clone(), Arc::clone(&inner.index.readers));
         let content: Box<dyn Content> = match self.data {
-            Data::Inline(bytes) => Box::new(InlineContent(bytes)),
-            Data::File => Box::new(FileContent { files, pieces: pieces.into(), parts: Vec::new(), pin: self.pin }),
-            Data::Parts(parts) => Box::new(FileContent { files, pieces: pieces.into(), parts, pin: self.pin }),
+            Data::Inline(bytes, _) => Box::new(InlineContent(bytes)),
+            Data::File => {
+                Box::new(FileContent { files, readers, pieces: pieces.into(), parts: Vec::new(), pin: self.pin })
+            }
+            Data::Parts(parts) => Box::new(FileContent { files, readers, pieces: pieces.into(), parts, pin: self.pin }),
         };
         OpenObject { head: self.head, content }
     }
@@ -301,13 +318,13 @@ impl ObjectBackend for LocalBackend {
     }
 
     async fn open(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<OpenObject>, BackendError> {
-        Ok(self.find(at, version).await?.map(|found| found.open(&self.0.files)))
+        Ok(self.find(at, version).await?.map(|found| found.open(&self.0)))
     }
 
     async fn copy(&self, from: &Source, to: &Place, copy: NewCopy) -> Result<ObjectHead, BackendError> {
         let found = self.find(&from.place, Some(&from.version)).await?.found();
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
-        let inline = matches!(found.data, Data::Inline(_));
+        let inline = matches!(found.data, Data::Inline(..));
         self.0.admit(if inline { found.head.size } else { 0 })?;
         let NewCopy { meta, condition, versioning, lock } = copy;
         let head = ObjectHead {
@@ -409,8 +426,8 @@ impl ObjectBackend for LocalBackend {
             modified: self.0.now(),
             checksum,
         };
-        let (place, upload, row) = (at.clone(), upload.to_owned(), part.clone());
-        let write = move |c: &rusqlite::Connection| multipart::put_part(c, &place, &upload, content, &row);
+        let (place, upload, row, sums) = (at.clone(), upload.to_owned(), part.clone(), received.sums);
+        let write = move |c: &rusqlite::Connection| multipart::put_part(c, &place, &upload, content, &sums, &row);
         let garbage = self.0.index.write_guarded(unfinished, write).await?;
         self.0.ring_if(garbage);
         Ok(part)

@@ -7,7 +7,8 @@ use terroir_types::{Error, Timestamp};
 
 use super::files::ContentId;
 use super::list::{after_prefix, rolled_up};
-use super::rows::{self, Data, NewObject};
+use super::rows::{self, NewData, NewObject};
+use super::sums::Sums;
 use super::versions;
 use crate::backend::{
     BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
@@ -50,6 +51,7 @@ pub(super) fn put_part(
     at: &Place,
     upload: &str,
     content: ContentId,
+    sums: &Sums,
     part: &PartHead,
 ) -> Result<bool, BackendError> {
     rows::check_writable(c, at.bucket)?;
@@ -58,7 +60,7 @@ pub(super) fn put_part(
     let mut before = c.prepare_cached("SELECT content, size FROM part WHERE upload = ?1 AND number = ?2")?;
     let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
     let before = before.query_row(params![upload, part.number], read).optional()?;
-    rows::put_content(c, content, &Data::File)?;
+    rows::put_content(c, content, &NewData::File(Some(sums.clone())))?;
     let mut insert = c.prepare_cached(
         "INSERT OR REPLACE INTO part (upload, number, content, size, modified, etag, checksum)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -169,7 +171,7 @@ pub(super) fn complete(
             checksum: part.checksum.clone(),
         })
         .collect();
-    let mut new = NewObject { content, data: Data::Parts(manifest), head, seq, upload: Some(id.to_owned()) };
+    let mut new = NewObject { content, data: NewData::Parts(manifest), head, seq, upload: Some(id.to_owned()) };
     let (version, replaced) = versions::put(c, at, &new, &complete.condition, complete.versioning)?;
     new.head.version = version;
     uncount_parts(c, at, id)?;

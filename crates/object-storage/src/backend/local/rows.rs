@@ -1,35 +1,54 @@
 //! Rows of the index and the rules between them. Functions that write check first and write after (see `index`).
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::files::ContentId;
+use super::sums::Sums;
 use crate::backend::{BackendError, BucketId, ObjectHead, ObjectLock, PartOfObject};
 use crate::checksum::Checksum;
 
 pub(super) const EPOCH: &str = "epoch";
 /// All files of starts below this one are named by the index.
 pub(super) const SWEPT: &str = "swept";
+/// Not 0: there may be contents without sums. Raised with each one that is copied.
+pub(super) const UNSUMMED: &str = "unsummed";
+/// The last content that the scrubber has read.
+pub(super) const SCRUB_AT: &str = "scrub_at";
+/// When the scrubber began its pass, and ended the last one; ms.
+pub(super) const SCRUB_BEGUN: &str = "scrub_begun";
+pub(super) const SCRUB_DONE: &str = "scrub_done";
 
 const CLOSED: i64 = 1;
 const GONE: i64 = 2;
 
-const INLINE: i64 = 0;
-const FILE: i64 = 1;
+pub(super) const INLINE: i64 = 0;
+pub(super) const FILE: i64 = 1;
 const PARTS: i64 = 2;
 
 /// What `content` says of where bytes are.
 pub(super) enum Data {
-    Inline(Bytes),
+    /// With their sums, which they agree with. None: they were written before there were sums.
+    Inline(Bytes, Option<Sums>),
     File,
     Parts(Vec<PartOfObject>),
 }
 
+/// Bytes that nothing names yet, with the sums of what is new. None: they were written before there were sums.
+pub(super) enum NewData {
+    Inline(Bytes, Option<Sums>),
+    File(Option<Sums>),
+    /// The parts' contents are there already.
+    Parts(Vec<PartOfObject>),
+    /// Parts whose files have got second names, and no content yet.
+    LinkedParts(Vec<(PartOfObject, Option<Sums>)>),
+}
+
 pub(super) struct NewObject {
     pub content: ContentId,
-    pub data: Data,
+    pub data: NewData,
     /// Its version's name is found when it is written.
     pub head: ObjectHead,
     /// Where it wants to stand in the order of its key's versions.
@@ -136,25 +155,83 @@ pub(super) fn closed_buckets(c: &Connection) -> Result<Vec<BucketId>, BackendErr
     Ok(ids.map(|id| id.map(BucketId::from_row)).collect::<Result<_, _>>()?)
 }
 
-pub(super) fn put_content(c: &Connection, id: ContentId, data: &Data) -> Result<(), BackendError> {
-    let mut insert = c.prepare_cached("INSERT INTO content (id, kind, data) VALUES (?1, ?2, ?3)")?;
+pub(super) fn put_content(c: &Connection, id: ContentId, data: &NewData) -> Result<(), BackendError> {
     match data {
-        Data::Inline(bytes) => insert.execute(params![id.cast_signed(), INLINE, &bytes[..]])?,
-        Data::File => insert.execute(params![id.cast_signed(), FILE, None::<&[u8]>])?,
-        Data::Parts(parts) => insert.execute(params![id.cast_signed(), PARTS, pack(parts)?])?,
-    };
+        NewData::Inline(bytes, sums) => insert_content(c, id, INLINE, Some(bytes), sums.as_ref()),
+        NewData::File(sums) => insert_content(c, id, FILE, None, sums.as_ref()),
+        NewData::Parts(parts) => insert_content(c, id, PARTS, Some(&pack(parts)?), None),
+        NewData::LinkedParts(parts) => {
+            for (part, sums) in parts {
+                insert_content(c, part.content, FILE, None, sums.as_ref())?;
+            }
+            let parts: Vec<_> = parts.iter().map(|(part, _)| part).collect();
+            insert_content(c, id, PARTS, Some(&pack(&parts)?), None)
+        }
+    }
+}
+
+/// A copy of bytes without sums has none either; whoever makes sums comes by once more.
+fn mark_unsummed(c: &Connection) -> Result<(), BackendError> {
+    let before = meta(c, UNSUMMED)?.unwrap_or(0);
+    set_meta(c, UNSUMMED, before.saturating_add(1))
+}
+
+fn insert_content(
+    c: &Connection,
+    id: ContentId,
+    kind: i64,
+    data: Option<&[u8]>,
+    sums: Option<&Sums>,
+) -> Result<(), BackendError> {
+    if sums.is_none() && kind != PARTS {
+        mark_unsummed(c)?;
+    }
+    let mut insert = c.prepare_cached("INSERT INTO content (id, kind, data, sums) VALUES (?1, ?2, ?3, ?4)")?;
+    insert.execute(params![id.cast_signed(), kind, data, sums.map(Sums::stored)])?;
     Ok(())
 }
 
+/// Whether it is known that a content is not what was written. Where there are sums they say so themselves.
+pub(super) fn check_unsummed(c: &Connection, id: ContentId) -> Result<(), BackendError> {
+    let mut query = c.prepare_cached("SELECT detail FROM damage WHERE content = ?1")?;
+    let damage: Option<String> = query.query_row([id.cast_signed()], |row| row.get(0)).optional()?;
+    damage.map_or(Ok(()), |detail| Err(BackendError::Damaged(detail)))
+}
+
+/// The sums of a content; none if it is older than they are.
+///
+/// # Errors
+/// `Damaged` if there are none, and it is known that the content is not what was written.
+pub(super) fn sums(c: &Connection, id: ContentId) -> Result<Option<Sums>, BackendError> {
+    let mut query = c.prepare_cached("SELECT sums FROM content WHERE id = ?1")?;
+    let stored: Option<Option<Vec<u8>>> = query.query_row([id.cast_signed()], |row| row.get(0)).optional()?;
+    let stored = stored.ok_or_else(|| BackendError::Damaged(format!("content {id:016x} is not in the index")))?;
+    let sums = Sums::parse(id, stored)?;
+    if sums.is_none() {
+        check_unsummed(c, id)?;
+    }
+    Ok(sums)
+}
+
+/// Where the bytes are; those in the index itself are checked.
 pub(super) fn content(c: &Connection, id: ContentId) -> Result<Data, BackendError> {
-    let mut query = c.prepare_cached("SELECT kind, data FROM content WHERE id = ?1")?;
+    let mut query = c.prepare_cached("SELECT kind, data, sums FROM content WHERE id = ?1")?;
     let mut rows = query.query([id.cast_signed()])?;
     let row = rows.next()?.ok_or_else(|| BackendError::Damaged(format!("content {id:016x} is not in the index")))?;
-    let data: Option<Vec<u8>> = row.get(1)?;
+    let bytes =
+        |row: &Row<'_>| -> Result<Vec<u8>, BackendError> { Ok(row.get::<_, Option<Vec<u8>>>(1)?.unwrap_or_default()) };
     match row.get(0)? {
-        INLINE => Ok(Data::Inline(data.unwrap_or_default().into())),
+        INLINE => {
+            let bytes = bytes(row)?;
+            let sums = Sums::parse(id, row.get(2)?)?;
+            match &sums {
+                Some(sums) => sums.check(id, 0, &bytes)?,
+                None => check_unsummed(c, id)?,
+            }
+            Ok(Data::Inline(bytes.into(), sums))
+        }
         FILE => Ok(Data::File),
-        PARTS => Ok(Data::Parts(unpack(&data.unwrap_or_default())?)),
+        PARTS => Ok(Data::Parts(unpack(&bytes(row)?)?)),
         kind => Err(BackendError::Damaged(format!("content {id:016x} is of the unknown kind {kind}"))),
     }
 }
@@ -164,17 +241,27 @@ pub(super) fn drop_content(c: &Connection, id: ContentId) -> Result<bool, Backen
     let mut kind = c.prepare_cached("SELECT kind FROM content WHERE id = ?1")?;
     let files = match kind.query_row([id.cast_signed()], |row| row.get(0)).optional()? {
         Some(FILE) => vec![id],
-        Some(PARTS) => match content(c, id)? {
-            Data::Parts(parts) => parts.iter().map(|part| part.content).collect(),
-            Data::Inline(_) | Data::File => Vec::new(),
+        Some(PARTS) => match content(c, id) {
+            Ok(Data::Parts(parts)) => parts.iter().map(|part| part.content).collect(),
+            Ok(Data::Inline(..) | Data::File) => Vec::new(),
+            // It may go all the same; a verification finds what it listed.
+            Err(BackendError::Damaged(detail)) => {
+                tracing::error!(detail, "a list of parts that is removed cannot be read");
+                Vec::new()
+            }
+            Err(error) => return Err(error),
         },
         _ => Vec::new(),
     };
-    let mut delete = c.prepare_cached("DELETE FROM content WHERE id = ?1")?;
+    // Of a file the row stays with the file: whoever still reads it needs its sums.
+    if !files.contains(&id) {
+        c.prepare_cached("DELETE FROM content WHERE id = ?1")?.execute([id.cast_signed()])?;
+    }
+    let mut forget = c.prepare_cached("DELETE FROM damage WHERE content = ?1")?;
+    forget.execute([id.cast_signed()])?;
     let mut discard = c.prepare_cached("INSERT OR IGNORE INTO garbage (id) VALUES (?1)")?;
-    delete.execute([id.cast_signed()])?;
     for file in &files {
-        delete.execute([file.cast_signed()])?;
+        forget.execute([file.cast_signed()])?;
         discard.execute([file.cast_signed()])?;
     }
     Ok(!files.is_empty())

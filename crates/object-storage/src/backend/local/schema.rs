@@ -4,9 +4,10 @@
 
 use rusqlite::Connection;
 
-use crate::backend::BackendError;
+use super::rows;
+use crate::backend::{BackendError, PartOfObject};
 
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 const CREATE: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -51,6 +52,11 @@ ALTER TABLE object ADD COLUMN lock BLOB;
 ALTER TABLE content ADD COLUMN sums BLOB;
 ";
 
+/// What the third format has beside.
+const DAMAGE: &str = "
+CREATE TABLE damage (content INTEGER PRIMARY KEY, found INTEGER NOT NULL, detail TEXT NOT NULL);
+";
+
 /// Bytes of every version, and of parts of uploads in progress, by bucket.
 pub(super) const COUNT_USAGE: &str = "
 INSERT INTO usage (bucket, versions, bytes)
@@ -67,18 +73,54 @@ SELECT bucket, sum(n), sum(size) FROM (
 /// `Index`; a newer format is refused.
 pub(super) fn prepare(c: &Connection) -> Result<(), BackendError> {
     let found: i64 = c.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let steps = match found {
-        0 => [CREATE, VERSIONS, ""],
-        1 => [FROM_1, VERSIONS, COUNT_USAGE],
-        VERSION => return Ok(()),
-        newer => {
-            let message = format!("the object index has format {newer}, this version knows {VERSION}");
-            return Err(BackendError::Index(message));
-        }
-    };
-    if found > 0 {
-        tracing::info!(from = found, to = VERSION, "migrating the object index");
+    if found == VERSION {
+        return Ok(());
     }
-    c.execute_batch(&format!("BEGIN IMMEDIATE; {} PRAGMA user_version = {VERSION}; COMMIT;", steps.concat()))?;
+    if found > VERSION {
+        let message = format!("the object index has format {found}, this version knows {VERSION}");
+        return Err(BackendError::Index(message));
+    }
+    c.execute_batch("BEGIN IMMEDIATE")?;
+    let migrated = migrate(c, found).and_then(|()| Ok(c.execute_batch("COMMIT")?));
+    if migrated.is_err() && !c.is_autocommit() {
+        // What is not committed is undone with the connection at the latest.
+        let _ = c.execute_batch("ROLLBACK");
+    }
+    migrated
+}
+
+fn migrate(c: &Connection, found: i64) -> Result<(), BackendError> {
+    if found == 0 {
+        c.execute_batch(&[CREATE, VERSIONS, DAMAGE].concat())?;
+    } else {
+        tracing::info!(from = found, to = VERSION, "migrating the object index");
+        if found < 2 {
+            c.execute_batch(&[FROM_1, VERSIONS, COUNT_USAGE].concat())?;
+        }
+        c.execute_batch(DAMAGE)?;
+        name_parts(c)?;
+        rows::set_meta(c, rows::UNSUMMED, 1)?;
+    }
+    c.pragma_update(None, "user_version", VERSION)?;
+    Ok(())
+}
+
+/// Copies of objects with parts did not name their files, which a later start took for orphans.
+fn name_parts(c: &Connection) -> Result<(), BackendError> {
+    let mut lists = c.prepare("SELECT data FROM content WHERE kind = 2")?;
+    let mut name = c.prepare("INSERT OR IGNORE INTO content (id, kind) VALUES (?1, 1)")?;
+    let mut rows = lists.query([])?;
+    // Rows that come in meanwhile are of another kind.
+    while let Some(row) = rows.next()? {
+        match rows::unpack::<Vec<PartOfObject>>(&row.get::<_, Vec<u8>>(0)?) {
+            Ok(parts) => {
+                for part in parts {
+                    name.execute([part.content.cast_signed()])?;
+                }
+            }
+            // One that cannot be read does not keep all others from being served.
+            Err(error) => tracing::error!(%error, "a list of parts cannot be read"),
+        }
+    }
     Ok(())
 }

@@ -154,9 +154,9 @@ fn slot(c: &Connection, sql: &str, values: &[&dyn ToSql], shown: bool) -> Result
 }
 
 impl Slot {
-    /// What conditions are about. No condition asks for the empty ETag that a delete marker has.
-    fn there(&self) -> (&str, Stamp) {
-        (self.etag.as_deref().unwrap_or_default(), Stamp(self.seq))
+    /// What conditions are about.
+    fn there(&self) -> (Option<&str>, Stamp) {
+        (self.etag.as_deref(), Stamp(self.seq))
     }
 
     fn check_removal(&self, now: Timestamp, bypass: bool) -> Result<(), BackendError> {
@@ -263,6 +263,11 @@ fn show_newest(c: &Connection, at: &Place) -> Result<(), BackendError> {
     c.prepare_cached(move_row!("version", "object", " AND seq = ?3"))?.execute(values)?;
     c.prepare_cached("DELETE FROM version WHERE bucket = ?1 AND key = ?2 AND seq = ?3")?.execute(values)?;
     Ok(())
+}
+
+/// Shows the newest version where it is hidden and there is no object.
+pub(super) fn mend_order(c: &Connection, at: &Place) -> Result<(), BackendError> {
+    if shown(c, at)?.is_none() { show_newest(c, at) } else { Ok(()) }
 }
 
 pub(super) fn check_condition(c: &Connection, at: &Place, condition: &WriteCondition) -> Result<(), BackendError> {

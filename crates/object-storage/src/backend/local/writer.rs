@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use super::LocalBackend;
 use super::files::{ContentId, Unfinished};
+use super::sums::{SumWriter, Sums};
 use crate::backend::{BackendError, ByteStream};
 use crate::checksum::{Algorithm, Digests, Hasher};
 
@@ -21,6 +22,7 @@ const BUDGET_STEP: u64 = 16 << 20;
 /// A body that was taken in. Nothing names it yet.
 pub(super) struct Received {
     pub digests: Digests,
+    pub sums: Sums,
     pub bytes: ReceivedBytes,
 }
 
@@ -30,15 +32,45 @@ pub(super) enum ReceivedBytes {
     File(ContentId, Unfinished),
 }
 
+/// All that is computed of a body as it comes. The CRC64NVME of the whole follows from those of the blocks.
+struct Hashes {
+    hasher: Hasher,
+    sums: SumWriter,
+    wants_crc64_nvme: bool,
+}
+
+impl Hashes {
+    fn new(algorithms: &[Algorithm]) -> Self {
+        let is_of_blocks = |algorithm: &Algorithm| *algorithm == Algorithm::Crc64Nvme;
+        let others: Vec<_> = algorithms.iter().copied().filter(|algorithm| !is_of_blocks(algorithm)).collect();
+        let wants_crc64_nvme = algorithms.iter().any(is_of_blocks);
+        Self { hasher: Hasher::new(&others), sums: SumWriter::new(), wants_crc64_nvme }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.sums.update(bytes);
+    }
+
+    fn finish(self) -> (Digests, Sums) {
+        let (mut digests, sums) = (self.hasher.finish(), self.sums.finish());
+        if self.wants_crc64_nvme {
+            let whole = sums.whole(digests.length);
+            digests = digests.with_crc64_nvme(whole);
+        }
+        (digests, sums)
+    }
+}
+
 struct FileSink {
     file: File,
-    hasher: Hasher,
+    hashes: Hashes,
 }
 
 impl FileSink {
     fn take(mut self, batch: &[Bytes]) -> Result<Self, BackendError> {
         for piece in batch {
-            self.hasher.update(piece);
+            self.hashes.update(piece);
             self.file.write_all(piece)?;
         }
         Ok(self)
@@ -58,15 +90,16 @@ impl LocalBackend {
         let limit = if inline { INLINE_MAX } else { 0 };
         let mut ended = !batch.fill(&mut body, limit).await?;
         if ended && inline && batch.bytes <= INLINE_MAX {
-            let mut hasher = Hasher::new(algorithms);
+            let mut hashes = Hashes::new(algorithms);
             let bytes = batch.pieces.concat();
-            hasher.update(&bytes);
-            return Ok(Received { digests: hasher.finish(), bytes: ReceivedBytes::Inline(bytes) });
+            hashes.update(&bytes);
+            let (digests, sums) = hashes.finish();
+            return Ok(Received { digests, sums, bytes: ReceivedBytes::Inline(bytes) });
         }
         let id = self.0.next_content();
         let files = self.0.files.clone();
         let (file, unfinished) = blocking(move || Ok(files.create(id)?)).await?;
-        let mut sink = FileSink { file, hasher: Hasher::new(algorithms) };
+        let mut sink = FileSink { file, hashes: Hashes::new(algorithms) };
         let mut total = 0;
         let mut budgeted = 0;
         loop {
@@ -92,13 +125,13 @@ impl LocalBackend {
             }
         }
         let files = self.0.files.clone();
-        let digests = blocking(move || {
+        let (digests, sums) = blocking(move || {
             sink.file.sync_data()?;
             files.sync_entry(id)?;
-            Ok(sink.hasher.finish())
+            Ok(sink.hashes.finish())
         })
         .await?;
-        Ok(Received { digests, bytes: ReceivedBytes::File(id, unfinished) })
+        Ok(Received { digests, sums, bytes: ReceivedBytes::File(id, unfinished) })
     }
 }
 
