@@ -30,6 +30,8 @@ pub struct Settings {
     pub egress_deny: Vec<String>,
     /// Names that S3 clients put a bucket in front of, for example `s3.example.org`.
     pub s3_domains: Vec<String>,
+    /// Names that a bucket is put in front of to show its website, for example `website.example.org`.
+    pub s3_website_domains: Vec<String>,
     /// Whether new buckets take no access control lists and block public access until their owner unblocks it.
     pub s3_block_public_access: bool,
     /// How many virtual CPUs are promised for each thread of the processor.
@@ -65,6 +67,7 @@ impl Default for Settings {
             dns_upstreams: Vec::new(),
             egress_deny: Vec::new(),
             s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
+            s3_website_domains: vec!["website.localhost".to_owned()],
             s3_block_public_access: false,
             vcpu_overcommit: 4,
             disk_reserve_bytes: 1 << 30,

@@ -37,6 +37,7 @@ async fn main() -> Result<(), Failure> {
         ids,
         region: "eu-local-1".to_owned(),
         domains: vec!["localhost".to_owned()],
+        website_domains: Vec::new(),
         new_buckets: Default::default(),
     };
     let front = s3_service(options).await?;

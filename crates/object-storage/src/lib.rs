@@ -11,8 +11,10 @@ pub mod cors;
 pub mod guard;
 pub mod model;
 pub mod ops;
+pub mod post_policy;
 pub mod settings;
 pub mod versioning;
+pub mod website;
 
 mod aws;
 

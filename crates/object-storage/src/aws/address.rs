@@ -2,7 +2,7 @@
 
 use http::header::HOST;
 use http::request::Parts;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::S3Result;
 use s3s::host::{S3Host, VirtualHost};
 use s3s::path::{S3Path, parse_path_style, parse_virtual_hosted_style};
@@ -50,6 +50,12 @@ impl S3Host for Domains {
             None => VirtualHost::new(without_port(host)),
         })
     }
+}
+
+/// The path of an object, or of a bucket if the key is empty, encoded.
+pub(super) fn path_of(bucket: &str, key: &str) -> String {
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+    format!("/{bucket}/{}", utf8_percent_encode(key, KEPT))
 }
 
 /// The host that a request names, with its port.

@@ -13,14 +13,17 @@ mod copy;
 mod cors;
 mod delete;
 mod error;
+mod form;
 mod front;
 mod listing;
 mod multipart;
 mod object;
 mod permissions;
 mod policy;
+mod post;
 mod service;
 mod tagging;
 mod versions;
+mod website;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};
