@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,16 +28,17 @@ use crate::admin_api::{
     AccountSummary, Environment, HostSummary, ImageSummary, NewAccountAnswer, NewAccountRequest, RegisterImageRequest,
     ServerStatus, StoredBlob,
 };
+use crate::admin_objects::{set_quota, show_quotas};
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
 
 #[derive(Clone)]
 pub struct Admin {
-    cloud: Cloud,
+    pub cloud: Cloud,
 }
 
 /// An error as a sentence for the operator.
-struct Refusal(Error);
+pub struct Refusal(Error);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -62,7 +63,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refusal>;
+pub type Answer<T> = Result<Json<T>, Refusal>;
 
 impl Admin {
     pub fn new(cloud: Cloud) -> Self {
@@ -75,6 +76,8 @@ impl Admin {
             .route("/environment", get(environment))
             .route("/accounts", get(list_accounts).post(add_account))
             .route("/blobs/{*name}", put(put_blob))
+            .route("/objects/quotas", post(set_quota))
+            .route("/objects/quotas/{account}", get(show_quotas))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
             .layer(DefaultBodyLimit::disable())

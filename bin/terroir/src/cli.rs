@@ -38,6 +38,9 @@ pub enum Command {
     /// Images for everybody in the region
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Object storage
+    #[command(subcommand)]
+    Objects(ObjectsCommand),
     /// Launch a first instance and say how to reach it
     Demo(DemoArgs),
     /// Run only the control plane
@@ -115,6 +118,51 @@ pub enum AccountCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ObjectsCommand {
+    /// How much accounts and buckets may hold
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    /// Limit an account, or one of its buckets; without numbers nothing is limited any more
+    Set {
+        /// Number of the account
+        #[arg(long)]
+        account: String,
+        /// Only this bucket
+        #[arg(long)]
+        bucket: Option<String>,
+        /// Bytes of all versions and of parts of uploads, for example 10GiB
+        #[arg(long, value_parser = bytes)]
+        max_bytes: Option<u64>,
+        /// Versions of objects
+        #[arg(long)]
+        max_objects: Option<u64>,
+    },
+    /// What an account and its buckets hold and may hold
+    Show {
+        /// Number of the account
+        #[arg(long)]
+        account: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A number of bytes, perhaps with a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40), ("PiB", 50), ("B", 0), ("", 0)];
+    let (number, shift) = units
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end(), shift)))
+        .ok_or("not a number of bytes")?;
+    let number: u64 = number.parse().map_err(|_| "give bytes, or a unit such as GiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too many bytes".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

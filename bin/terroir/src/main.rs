@@ -3,6 +3,7 @@
 mod account;
 mod admin_api;
 mod admin_client;
+mod admin_objects;
 mod admin_server;
 mod agent;
 mod blobs;
@@ -18,6 +19,7 @@ mod logs;
 mod objects;
 mod privileges;
 mod process;
+mod quota;
 mod server;
 mod settings;
 mod status;
@@ -28,7 +30,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, ObjectsCommand};
 use layout::Layout;
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Doctor(args) => doctor::run(&layout, args.json),
         Command::Account(command) => account::run(&layout, command).await,
         Command::Image(command) => image::run(&layout, command).await,
+        Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
         Command::Server | Command::Agent | Command::GuestServices => Ok(()),

@@ -12,6 +12,7 @@ pub mod guard;
 pub mod model;
 pub mod ops;
 pub mod post_policy;
+pub mod quota;
 pub mod settings;
 pub mod versioning;
 pub mod website;

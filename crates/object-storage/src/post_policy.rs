@@ -28,6 +28,17 @@ struct Condition {
     text: String,
 }
 
+impl Condition {
+    fn holds(&self, given: &str) -> bool {
+        match (self.prefix, self.field.as_str()) {
+            (false, _) => given == self.value,
+            // A list of types, each of which must begin so.
+            (true, "content-type") => given.split(',').all(|kind| kind.trim_start().starts_with(&self.value)),
+            (true, _) => given.starts_with(&self.value),
+        }
+    }
+}
+
 fn invalid(text: &str) -> Error {
     Error::invalid("InvalidPolicyDocument", format!("Invalid Policy: {text}"))
 }
@@ -74,7 +85,8 @@ impl PostPolicy {
             Value::Array(parts) => match parts.as_slice() {
                 [Value::String(operator), least, most] if operator.eq_ignore_ascii_case("content-length-range") => {
                     let (least, most) = (number(least).ok_or_else(wrong)?, number(most).ok_or_else(wrong)?);
-                    self.size = Some((least, most));
+                    let (other_least, other_most) = self.size.unwrap_or((0, u64::MAX));
+                    self.size = Some((least.max(other_least), most.min(other_most)));
                     Ok(())
                 }
                 [Value::String(operator), Value::String(field), Value::String(value)] => {
@@ -103,13 +115,12 @@ impl PostPolicy {
         }
         for condition in &self.conditions {
             let given = fields.get(&condition.field).map(String::as_str).unwrap_or_default();
-            let holds = if condition.prefix { given.starts_with(&condition.value) } else { given == condition.value };
-            if !holds {
+            if !condition.holds(given) {
                 return Err(denied(format!("Policy Condition failed: {}", condition.text)));
             }
         }
         let named = |name: &str| self.conditions.iter().any(|condition| condition.field == name);
-        let is_free = |name: &str| FREE.contains(&name) || name.starts_with(FREE_PREFIX) || name == "bucket";
+        let is_free = |name: &str| FREE.contains(&name) || name.starts_with(FREE_PREFIX);
         match fields.keys().find(|name| !(is_free(name) || named(name))) {
             Some(extra) => Err(denied(format!("Extra input fields: {extra}"))),
             None => Ok(()),
@@ -175,6 +186,15 @@ mod tests {
             assert_eq!(with(name, value, now), denied, "{name} {value:?}");
         }
         assert_eq!(with("x-amz-meta-tag", None, now), Ok(()), "anything, also nothing");
+        let image = policy(r#"["starts-with","$Content-Type","image/"]"#).unwrap();
+        for (kinds, holds) in [("image/png", true), ("image/png, image/gif", true), ("image/png,text/html", false)] {
+            let fields = BTreeMap::from([("content-type".to_owned(), kinds.to_owned())]);
+            assert_eq!(image.check(&fields, now).is_ok(), holds, "{kinds}");
+        }
+        let bucket = BTreeMap::from([("bucket".to_owned(), "b".to_owned())]);
+        assert!(image.check(&bucket, now).is_err() && policy("").unwrap().check(&bucket, now).is_err(), "any bucket");
+        let twice = policy(r#"["content-length-range",1,10],["content-length-range",0,5]"#).unwrap();
+        assert_eq!(twice.size, Some((1, 5)));
     }
 
     #[test]

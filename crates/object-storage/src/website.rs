@@ -2,7 +2,7 @@
 //!
 //! Source: "Hosting a static website using Amazon S3" of the S3 user guide and PutBucketWebsite of the API reference.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use terroir_types::Error;
 
@@ -10,8 +10,12 @@ use crate::settings::BucketSetting;
 
 pub const MAX_RULES: usize = 50;
 
-/// Characters that stand in the path of a redirect as they are.
+/// What of a visitor's path stands in the path of a redirect as it is.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+/// What no address can have. The rest of what the owner writes stays as it is, so that a redirect may lead to a query or a
+/// fragment: `#!/` and `resize?key=` are what single-page sites and AWS's own examples use.
+const NEVER: &AsciiSet =
+    &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\').add(b'^').add(b'`').add(b'{').add(b'|').add(b'}');
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Website {
@@ -128,7 +132,7 @@ impl Website {
     /// What is decided before anything is looked up.
     pub fn redirect_first(&self, arrival: Arrival<'_>) -> Option<Redirection> {
         match &self.redirect_all {
-            Some(elsewhere) => Some(elsewhere.redirect(arrival, arrival.key, MOVED)),
+            Some(elsewhere) => Some(elsewhere.redirect(arrival, "", arrival.key, MOVED)),
             None => self.redirect(arrival, None),
         }
     }
@@ -170,10 +174,12 @@ impl Elsewhere {
         Ok(())
     }
 
-    fn redirect(&self, arrival: Arrival<'_>, key: &str, code: u16) -> Redirection {
+    /// `written`: by the owner; `rest`: behind it, from the visitor's path.
+    fn redirect(&self, arrival: Arrival<'_>, written: &str, rest: &str, code: u16) -> Redirection {
         let protocol = self.protocol.as_deref().unwrap_or(arrival.protocol);
         let host = self.host.as_deref().unwrap_or(arrival.host);
-        Redirection { code, location: format!("{protocol}://{host}/{}", utf8_percent_encode(key, KEPT)) }
+        let (written, rest) = (utf8_percent_encode(written, NEVER), utf8_percent_encode(rest, KEPT));
+        Redirection { code, location: format!("{protocol}://{host}/{written}{rest}") }
     }
 }
 
@@ -196,15 +202,15 @@ impl RoutingRule {
     }
 
     fn redirect(&self, arrival: Arrival<'_>) -> Redirection {
-        let key = match &self.target {
-            Target::Same => arrival.key.to_owned(),
-            Target::Key(key) => key.clone(),
+        let (written, rest) = match &self.target {
+            Target::Same => ("", arrival.key),
+            Target::Key(key) => (key.as_str(), ""),
             Target::Prefix(new) => {
                 let old = self.prefix.as_deref().unwrap_or_default();
-                format!("{new}{}", arrival.key.strip_prefix(old).unwrap_or(arrival.key))
+                (new.as_str(), arrival.key.strip_prefix(old).unwrap_or(arrival.key))
             }
         };
-        self.elsewhere.redirect(arrival, &key, self.code.unwrap_or(MOVED))
+        self.elsewhere.redirect(arrival, written, rest, self.code.unwrap_or(MOVED))
     }
 }
 
@@ -246,7 +252,7 @@ mod tests {
         let errors = [
             ("far/x", 404, Some((301, "https://far.example/far/x"))),
             ("far/x", 403, None),
-            ("old/x", 404, Some((301, "http://b.website.test:9000/q%3Fkey%3Dold/x"))),
+            ("old/x?y=z", 404, Some((301, "http://b.website.test:9000/q?key=old/x%3Fy%3Dz"))),
         ];
         for (key, status, expected) in errors {
             let expected = expected.map(|(code, location): (u16, &str)| (code, location.to_owned()));

@@ -52,10 +52,24 @@ impl S3Host for Domains {
     }
 }
 
-/// The path of an object, or of a bucket if the key is empty, encoded.
+/// What of a key stands in a path as it is.
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// The path of an object, encoded.
 pub(super) fn path_of(bucket: &str, key: &str) -> String {
-    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
     format!("/{bucket}/{}", utf8_percent_encode(key, KEPT))
+}
+
+impl Domains {
+    /// The whole address of an object, at the host that the request came to.
+    pub(super) fn url_of(&self, parts: &Parts, secure: bool, bucket: &str, key: &str) -> String {
+        let Some(named) = host(parts) else { return path_of(bucket, key) };
+        let path = match self.bucket_of_host(parts) {
+            Some(_) => format!("/{}", utf8_percent_encode(key, KEPT)),
+            None => path_of(bucket, key),
+        };
+        format!("{}://{named}{path}", if secure { "https" } else { "http" })
+    }
 }
 
 /// The host that a request names, with its port.

@@ -176,6 +176,8 @@ impl S3Front {
             self.0.api.preflight(&parts, bucket.as_deref()).await.unwrap_or_else(error_response)
         } else if let Some(site) = site {
             self.website(&parts, &site, &mut outcome).await
+        } else if super::account::is_about_account(&parts) {
+            self.account(parts, body, &mut outcome).await
         } else if super::post::is_form(&parts) {
             self.post_form(parts, body, located, &mut outcome).await
         } else {
@@ -197,7 +199,7 @@ impl S3Front {
     }
 
     /// Who is asking, and how the body will prove itself.
-    async fn admit(&self, parts: &Parts) -> S3Result<Admitted> {
+    pub(super) async fn admit(&self, parts: &Parts) -> S3Result<Admitted> {
         refuse_what_is_not_served(parts)?;
         let presigned = parts
             .uri
@@ -240,6 +242,11 @@ impl S3Front {
         drop(txn);
         self.0.iam.record_use(&presented.access_key_id, "s3", &self.0.region).await;
         Ok((caller, key))
+    }
+
+    /// The whole address of an object, at the host that the request came to.
+    pub(super) fn url_of(&self, parts: &Parts, bucket: &str, key: &str) -> String {
+        self.0.domains.url_of(parts, self.facts(parts).secure, bucket, key)
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -445,9 +452,11 @@ fn strip(mut parts: Parts, length: Option<u64>, chunked: bool) -> S3Result<Parts
     let target = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
     parts.uri = target.parse::<Uri>().map_err(|_| invalid("InvalidURI", "Couldn't parse the specified URI."))?;
     if chunked {
-        let length = length.unwrap_or_default();
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        let encoding = text(&parts.headers, CONTENT_ENCODING.as_str()).unwrap_or_default();
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length.unwrap_or_default()));
+    }
+    // Never kept with the object, also where the client says it of a body that is sent as it is.
+    let encoding = text(&parts.headers, CONTENT_ENCODING.as_str()).unwrap_or_default();
+    if encoding.contains("aws-chunked") {
         let rest: Vec<_> =
             encoding.split(',').map(str::trim).filter(|e| !e.is_empty() && *e != "aws-chunked").collect();
         match HeaderValue::from_str(&rest.join(",")) {

@@ -2,6 +2,7 @@
 
 mod absent;
 mod access;
+mod account;
 mod acl;
 mod address;
 mod body;
@@ -21,6 +22,7 @@ mod object;
 mod permissions;
 mod policy;
 mod post;
+mod quota;
 mod service;
 mod tagging;
 mod versions;

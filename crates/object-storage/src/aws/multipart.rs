@@ -2,6 +2,7 @@
 
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
+use std::sync::Arc;
 
 use super::convert::{
     ChecksumFields, Claimed, etag, given_checksum, object_meta, owner, refuse_unsupported, size, timestamp,
@@ -99,7 +100,10 @@ impl S3Api {
         let number = part_number(request.input.part_number)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
+        let bucket = Arc::clone(request.bucket()?);
         let input = request.input;
+        let size = input.content_length.and_then(|length| u64::try_from(length).ok());
+        self.room(&bucket, size, 0).await?;
         let upload = self.need_upload(&place, &input.upload_id).await?;
         let keep = upload.algorithm();
         if let (Some(wanted), Some(given)) = (upload.new.algorithm, claimed.algorithm())
@@ -137,6 +141,7 @@ impl S3Api {
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let place = request.place(&request.input.key)?;
         let versioning = self.versioning(request.bucket()?)?;
+        let bucket = Arc::clone(request.bucket()?);
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -161,6 +166,7 @@ impl S3Api {
             coverage: coverage.transpose()?,
             size: size.transpose()?,
         };
+        self.room(&bucket, None, 1).await?;
         let head = self.backend().complete_upload(&place, &input.upload_id, complete).await.map_err(from_backend)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
         Ok(S3Response::new(CompleteMultipartUploadOutput {

@@ -7,15 +7,17 @@ use hyper::body::Frame;
 use s3s::dto::*;
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result};
 use std::ops::Range as Span;
+use std::sync::Arc;
 
 use super::convert::{
     ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds, size,
     timestamp, write_condition,
 };
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
+use super::quota::from_write;
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
-use crate::backend::{ByteStream, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
+use crate::backend::{ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -195,18 +197,22 @@ impl S3Api {
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
         let versioning = self.versioning(request.bucket()?)?;
+        let bucket = Arc::clone(request.bucket()?);
         let input = request.input;
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
+        let size = input.content_length.and_then(|length| u64::try_from(length).ok());
+        let room = self.room(&bucket, size, 1).await?;
         let put = Put {
             meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
             algorithms: vec![keep],
             verify: claimed.verify(keep, body_state),
-            size: input.content_length.and_then(|length| u64::try_from(length).ok()),
-            max_size: MAX_PUT_SIZE,
+            size,
+            max_size: room,
         };
-        let head = self.backend().put(&place, byte_stream(input.body), put).await.map_err(from_backend)?;
+        let written = self.backend().put(&place, byte_stream(input.body), put).await;
+        let head = written.map_err(|error| from_write(error, room))?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
         Ok(S3Response::new(PutObjectOutput {
             checksum_crc32: sums.crc32,

@@ -22,19 +22,23 @@ use terroir_iam::sigv4::{Presented, SignatureError, SigningKey};
 
 use super::address;
 use super::body::Proof;
-use super::error::{access_denied, from_domain, from_signature, invalid, invalid_argument, s3};
+use super::error::{access_denied, from_domain, from_signature, invalid, invalid_argument, method_not_allowed};
 use super::form::{FormError, FormReader, boundary};
 use super::front::{Admitted, S3Front, S3Outcome, SignaturePlace, Signed, error_code, error_response};
 use crate::backend::BoxError;
 use crate::post_policy::PostPolicy;
 
+/// What the audit log calls it.
+const OPERATION: &str = "PostObject";
+/// Stands for the name of the file.
+const FILENAME: &str = "${filename}";
 /// All fields before the file together, as in AWS.
 const MAX_FIELDS: usize = 20 << 10;
 
 /// Fields that become a header of another name.
 const RENAMED: [(&str, &str); 1] = [("acl", "x-amz-acl")];
 /// Fields that become a header of the same name.
-const HEADERS: [&str; 7] = [
+const HEADERS: [&str; 11] = [
     "cache-control",
     "content-disposition",
     "content-encoding",
@@ -42,10 +46,20 @@ const HEADERS: [&str; 7] = [
     "content-type",
     "content-md5",
     "expires",
+    "x-amz-acl",
+    "x-amz-expected-bucket-owner",
+    "x-amz-storage-class",
+    "x-amz-website-redirect-location",
 ];
-/// Fields of the signature, which are no headers.
-const OF_SIGNATURE: [&str; 5] =
-    ["x-amz-algorithm", "x-amz-credential", "x-amz-date", "x-amz-signature", "x-amz-security-token"];
+/// What fields begin with that become headers of the same name, too. Not all of `x-amz-`: a form is no copy.
+const HEADER_PREFIXES: [&str; 6] = [
+    "x-amz-meta-",
+    "x-amz-checksum-",
+    "x-amz-sdk-checksum-",
+    "x-amz-grant-",
+    "x-amz-server-side-encryption",
+    "x-amz-object-lock-",
+];
 
 /// What a form says before its file.
 struct Form {
@@ -75,14 +89,18 @@ impl Form {
         let boundary = boundary(kind).ok_or_else(malformed)?;
         let pieces = body.into_data_stream().map_err(Into::<BoxError>::into);
         let mut form = FormReader::new(Box::pin(pieces), boundary);
-        let mut fields = BTreeMap::new();
+        let mut fields: BTreeMap<String, String> = BTreeMap::new();
         let mut size = 0;
         while let Some(part) = form.next_part().await.map_err(|_| malformed())? {
             let name = part.name.to_ascii_lowercase();
             if name == "file" {
                 let filename = part.filename.as_deref().map(last_part).unwrap_or_default();
-                for value in fields.values_mut() {
-                    fill_in(value, filename);
+                let holes: usize = fields.values().map(|value| value.matches(FILENAME).count()).sum();
+                if size + holes * filename.len() > MAX_FIELDS {
+                    return Err(too_large());
+                }
+                for value in fields.values_mut().filter(|value| value.contains(FILENAME)) {
+                    *value = value.replace(FILENAME, filename);
                 }
                 return Ok((Self { fields }, Box::pin(form.into_data())));
             }
@@ -90,8 +108,7 @@ impl Form {
             size += name.len() + 1;
             loop {
                 if size > MAX_FIELDS {
-                    let message = "Your POST request fields preceding the upload file were too large.";
-                    return Err(invalid("MaxPostPreDataLengthExceeded", message));
+                    return Err(too_large());
                 }
                 let Some(piece) = form.data().await.map_err(|_| malformed())? else { break };
                 size += piece.len();
@@ -112,10 +129,9 @@ fn last_part(path: &str) -> &str {
     path.rsplit(['/', '\\']).next().unwrap_or_default()
 }
 
-fn fill_in(value: &mut String, filename: &str) {
-    if value.contains("${filename}") {
-        *value = value.replace("${filename}", filename);
-    }
+fn too_large() -> S3Error {
+    let message = "Your POST request fields preceding the upload file were too large.";
+    invalid("MaxPostPreDataLengthExceeded", message)
 }
 
 impl S3Front {
@@ -145,10 +161,9 @@ impl S3Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Some(S3Path::Bucket { bucket }) = located else {
-            let message = "The specified method is not allowed against this resource.";
-            return Err(s3("MethodNotAllowed", StatusCode::METHOD_NOT_ALLOWED, message));
-        };
+        let Some(S3Path::Bucket { bucket }) = located else { return Err(method_not_allowed()) };
+        outcome.operation = Some(OPERATION.to_owned());
+        outcome.bucket = Some(bucket.to_string());
         let (mut form, file) = Form::read(&parts, body).await?;
         let key = form.get("key").filter(|key| !key.is_empty()).map(str::to_owned);
         let key = key.ok_or_else(|| {
@@ -163,11 +178,12 @@ impl S3Front {
         let action = Action::read(&form);
         let frames = file.map(|piece| piece.map(Frame::data));
         let response = self.serve(request, StreamBody::new(frames), admitted, outcome).await;
+        outcome.operation = Some(OPERATION.to_owned());
         if !response.status().is_success() {
             outcome.error = error_code(&response);
             return Ok(response);
         }
-        Ok(action.answer(response, &bucket, &key))
+        Ok(action.answer(response, &self.url_of(&parts, &bucket, &key), &bucket, &key))
     }
 
     /// Who signed the form's policy; nobody, if it has none.
@@ -214,8 +230,7 @@ fn put_request(form: &Form, bucket: &str, key: &str, form_parts: &Parts) -> S3Re
     let mut request = Request::builder().method(Method::PUT).uri(address::path_of(bucket, key));
     for (name, value) in &form.fields {
         let renamed = RENAMED.iter().find(|(field, _)| field == name).map(|(_, header)| *header);
-        let same =
-            HEADERS.contains(&name.as_str()) || (name.starts_with("x-amz-") && !OF_SIGNATURE.contains(&name.as_str()));
+        let same = HEADERS.contains(&name.as_str()) || HEADER_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         let Some(header) = renamed.or_else(|| same.then_some(name.as_str())) else { continue };
         let name = HeaderName::from_bytes(header.as_bytes()).map_err(|_| malformed())?;
         let value = HeaderValue::from_str(value)
@@ -262,9 +277,8 @@ impl Action {
         }
     }
 
-    fn answer(&self, mut response: Response<Body>, bucket: &str, key: &str) -> Response<Body> {
+    fn answer(&self, mut response: Response<Body>, location: &str, bucket: &str, key: &str) -> Response<Body> {
         let etag = response.headers().get(ETAG).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-        let location = address::path_of(bucket, key);
         let status = match self {
             Self::Redirect(url) => {
                 let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
@@ -275,7 +289,7 @@ impl Action {
                 StatusCode::SEE_OTHER
             }
             Self::Status(status) => {
-                put(&mut response, LOCATION, &location);
+                put(&mut response, LOCATION, location);
                 *status
             }
         };
@@ -285,7 +299,7 @@ impl Action {
             let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
             format!(
                 "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<PostResponse><Location>{}</Location><Bucket>{bucket}</Bucket><Key>{}</Key><ETag>{}</ETag></PostResponse>",
-                escape(&location),
+                escape(location),
                 escape(key),
                 escape(&etag)
             )

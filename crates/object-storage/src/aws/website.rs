@@ -6,14 +6,14 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use percent_encoding::percent_decode_str;
 use s3s::dto::{Redirect as ShownRedirect, RoutingRule as ShownRule, *};
 use s3s::{Body, S3Error, S3Request, S3Response, S3Result};
 
 use super::address;
-use super::error::{from_domain, invalid, no_such_bucket, s3};
+use super::error::{from_domain, invalid, method_not_allowed, no_such_bucket, s3};
 use super::front::{S3Front, S3Outcome};
 use super::service::{S3Api, Scoped};
 use crate::website::{Arrival, Elsewhere, Redirection, RoutingRule, Target, Website};
@@ -23,6 +23,9 @@ const REDIRECT_HEADER: HeaderName = HeaderName::from_static("x-amz-website-redir
 /// What of a request says which bytes of an object are wanted.
 const READING: [&str; 6] =
     ["range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"];
+
+/// What policies may ask for.
+const FACTS: [&str; 2] = ["referer", "user-agent"];
 
 fn no_website() -> S3Error {
     let message = "The specified bucket does not have a website configuration";
@@ -146,8 +149,7 @@ impl S3Front {
 
     async fn page(&self, parts: &Parts, bucket: &str, outcome: &mut S3Outcome) -> S3Result<Response<Body>> {
         if !matches!(parts.method, Method::GET | Method::HEAD) {
-            let message = "The specified method is not allowed against this resource.";
-            return Err(s3("MethodNotAllowed", StatusCode::METHOD_NOT_ALLOWED, message));
+            return Err(method_not_allowed());
         }
         let site = self.api().website(bucket).await?;
         let unreadable = |_| invalid("InvalidURI", "Couldn't parse the specified URI.");
@@ -160,12 +162,14 @@ impl S3Front {
             return redirected(&redirection);
         }
         let object = site.object(key);
-        let found = self.read(&parts.method, &parts.headers, bucket, &object, outcome).await?;
-        if !found.status().is_client_error() || found.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+        let found = self.read(&parts.method, parts, true, bucket, &object, outcome).await?;
+        let failed = found.status();
+        if !(failed.is_client_error() || failed.is_server_error()) {
             return shown_object(found);
         }
-        let failed = found.status();
-        if !(key.is_empty() || key.ends_with('/')) && self.is_folder(&site, bucket, key).await? {
+        let may_be_folder = !key.is_empty() && !key.ends_with('/');
+        let is_hidden = matches!(failed, StatusCode::NOT_FOUND | StatusCode::FORBIDDEN);
+        if may_be_folder && is_hidden && self.is_folder(parts, &site, bucket, key).await? {
             // Relative, so that it is right behind whatever stands in front.
             let location = format!("/{}/", parts.uri.path().trim_start_matches('/'));
             return redirected(&Redirection { code: 302, location });
@@ -176,41 +180,46 @@ impl S3Front {
         let code = outcome.error.take().unwrap_or_else(|| default_code(failed).to_owned());
         outcome.error = Some(code.clone());
         let error = s3(&code, failed, message_of(&code));
-        let Some(document) = &site.error else { return Ok(error_page(&error, &[("Key", &object)])) };
-        let mut custom =
-            self.read(&parts.method, &HeaderMap::new(), bucket, document, &mut S3Outcome::default()).await?;
-        if custom.status().is_success() {
-            *custom.status_mut() = failed;
-            return Ok(custom);
+        // As in AWS, the document is for errors of the class 4XX.
+        if let Some(document) = site.error.as_ref().filter(|_| failed.is_client_error()) {
+            let custom = self.read(&parts.method, parts, false, bucket, document, &mut S3Outcome::default()).await?;
+            if custom.status().is_success() {
+                return Ok(custom_error(custom, &error));
+            }
         }
         Ok(error_page(&error, &[("Key", &object)]))
     }
 
     /// Whether a key without a slash at its end names a folder with an index that anybody may read.
-    async fn is_folder(&self, site: &Website, bucket: &str, key: &str) -> S3Result<bool> {
+    async fn is_folder(&self, asked: &Parts, site: &Website, bucket: &str, key: &str) -> S3Result<bool> {
         let index = site.index_of(&format!("{key}/"));
-        let found = self.read(&Method::HEAD, &HeaderMap::new(), bucket, &index, &mut S3Outcome::default()).await?;
+        let found = self.read(&Method::HEAD, asked, false, bucket, &index, &mut S3Outcome::default()).await?;
         Ok(found.status().is_success())
     }
 
-    /// Reads an object as anybody who asks without a key.
+    /// Reads an object as anybody who asks without a key, from where the visitor asks. `as_asked`: with the visitor's
+    /// ranges and conditions.
     async fn read(
         &self,
         method: &Method,
-        headers: &HeaderMap,
+        asked: &Parts,
+        as_asked: bool,
         bucket: &str,
         key: &str,
         outcome: &mut S3Outcome,
     ) -> S3Result<Response<Body>> {
         let target = address::path_of(bucket, key);
         let mut request = Request::builder().method(method).uri(target);
-        for name in READING {
-            if let Some(value) = headers.get(name) {
-                request = request.header(name, value);
+        let conditions = if as_asked { READING.as_slice() } else { &[] };
+        for name in conditions.iter().chain(&FACTS) {
+            if let Some(value) = asked.headers.get(*name) {
+                request = request.header(*name, value);
             }
         }
         let unreadable = |_| invalid("InvalidURI", "Couldn't parse the specified URI.");
-        let (parts, ()) = request.body(()).map_err(unreadable)?.into_parts();
+        let (mut parts, ()) = request.body(()).map_err(unreadable)?.into_parts();
+        // A policy may ask for the visitor's address, for example.
+        parts.extensions = asked.extensions.clone();
         let admitted = self.admit_anonymous(&parts)?;
         let response = self.serve(parts, Empty::<Bytes>::new(), admitted, outcome).await;
         outcome.error = super::front::error_code(&response);
@@ -229,6 +238,22 @@ fn shown_object(found: Response<Body>) -> S3Result<Response<Body>> {
     }
 }
 
+/// The owner's own document for an error.
+fn custom_error(mut document: Response<Body>, error: &S3Error) -> Response<Body> {
+    *document.status_mut() = error.status_code().unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    say_error(&mut document, error);
+    document
+}
+
+fn say_error(response: &mut Response<Body>, error: &S3Error) {
+    let message = error.message().unwrap_or_default();
+    for (name, value) in [("x-amz-error-code", error.code().as_str()), ("x-amz-error-message", message)] {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
 fn redirected(redirection: &Redirection) -> S3Result<Response<Body>> {
     let mut response = Response::new(Body::empty());
     let unreadable = || invalid("InvalidRequest", "The redirect leads nowhere.");
@@ -238,11 +263,15 @@ fn redirected(redirection: &Redirection) -> S3Result<Response<Body>> {
     Ok(response)
 }
 
+/// The code of an error whose answer, to HEAD, has no text.
 const fn default_code(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "NoSuchKey",
         StatusCode::FORBIDDEN => "AccessDenied",
         StatusCode::PRECONDITION_FAILED => "PreconditionFailed",
+        StatusCode::RANGE_NOT_SATISFIABLE => "InvalidRange",
+        StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+        StatusCode::INTERNAL_SERVER_ERROR => "InternalError",
         _ => "InvalidRequest",
     }
 }
@@ -251,6 +280,8 @@ fn message_of(code: &str) -> &'static str {
     match code {
         "NoSuchKey" => "The specified key does not exist.",
         "AccessDenied" => "Access Denied",
+        "PreconditionFailed" => "At least one of the pre-conditions you specified did not hold",
+        "InvalidRange" => "The requested range is not satisfiable",
         _ => "The request could not be answered.",
     }
 }
@@ -271,11 +302,7 @@ fn error_page(error: &S3Error, more: &[(&str, &str)]) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    for (name, value) in [("x-amz-error-code", code), ("x-amz-error-message", message)] {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            response.headers_mut().insert(HeaderName::from_static(name), value);
-        }
-    }
+    say_error(&mut response, error);
     response
 }
 

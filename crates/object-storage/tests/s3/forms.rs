@@ -65,6 +65,11 @@ impl Form {
         self
     }
 
+    fn named_file(mut self, name: String) -> Self {
+        self.file = Some((name, b"the bytes".to_vec()));
+        self
+    }
+
     fn sign(self) -> Self {
         let date = self.client.clock.now().to_amz_date();
         let scope = Scope { date: date[..8].to_owned(), region: REGION.into(), service: "s3".into() };
@@ -128,9 +133,10 @@ async fn a_form_uploads_what_its_policy_allows() {
         .named("tagging", "<Tagging><TagSet><Tag><Key>a</Key><Value>b c</Value></Tag></TagSet></Tagging>")
         .field("x-ignore-csrf", "whatever");
     let answer = form.clone().sign().send().await.expect(204, "uploaded");
-    assert_eq!(answer.header("location"), "/bucket/user/photo.jpg");
+    assert_eq!(answer.header("location"), "http://127.0.0.1:9000/bucket/user/photo.jpg");
     assert!(!answer.header("etag").is_empty() && answer.body.is_empty());
-    assert_eq!(answer.outcome.operation.as_deref(), Some("PutObject"));
+    assert_eq!(answer.outcome.operation.as_deref(), Some("PostObject"));
+    assert_eq!(answer.outcome.key.as_deref(), Some("user/photo.jpg"));
     assert!(answer.outcome.caller.is_some(), "known for the audit log");
     let read = c.get("/bucket/user/photo.jpg").send().await.expect(200, "read");
     assert_eq!(read.text(), "the bytes");
@@ -153,7 +159,8 @@ async fn a_form_uploads_what_its_policy_allows() {
         .header("content-type", format!("multipart/form-data; boundary=\"{BOUNDARY}\""))
         .body(Full::new(Bytes::from(body)))
         .unwrap();
-    send(&world.front, request).await.expect(204, "a bucket in the host's name");
+    let answer = send(&world.front, request).await.expect(204, "a bucket in the host's name");
+    assert_eq!(answer.header("location"), "http://bucket.s3.test/user/photo.jpg");
 
     let named = |status: &str| Form::new(c).named("success_action_status", status).sign().send();
     named("200").await.expect(200, "as asked");
@@ -171,11 +178,19 @@ async fn a_form_uploads_what_its_policy_allows() {
     let not_a_url = Form::new(c).named("success_action_redirect", "javascript:alert(1)").sign();
     not_a_url.send().await.expect(204, "no address");
     let large: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
-    let wide = Form { conditions: vec![r#"["starts-with","$key",""]"#.into()], ..Form::new(c) };
-    wide.field("key", "large").file(large.clone()).sign().send().await.expect(204, "no limit");
+    let wide = vec![r#"{"bucket":"bucket"}"#.into(), r#"["starts-with","$key",""]"#.into()];
+    let wide = Form { conditions: wide, ..Form::new(c) };
+    wide.clone().field("key", "large").file(large.clone()).sign().send().await.expect(204, "no limit");
     assert_eq!(c.get("/bucket/large").send().await.body, large);
     let sum = Form::new(c).named("x-amz-checksum-crc32", "AAAAAA==").sign().send().await;
     sum.refused(400, "BadDigest", "a checksum is compared");
+    c.put("/bucket/secret").body("another object").send().await.expect(200, "another object");
+    let no_copy = Form::new(c).named("x-amz-copy-source", "bucket/secret").sign();
+    no_copy.send().await.expect(204, "a form is no copy");
+    assert_eq!(c.get("/bucket/user/photo.jpg").send().await.text(), "the bytes");
+    world.quota(Some("bucket"), Some(300_000 + 100), None).await;
+    let over = wide.field("key", "over").file(large).sign().send().await;
+    over.refused(403, "QuotaExceeded", "nobody knows beforehand how long the file is");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,6 +210,12 @@ async fn a_form_uploads_nothing_else() {
         ("an extra field", form().field("x-amz-meta-more", "1").sign(), 403, "AccessDenied"),
         ("an acl that is not named", form().field("acl", "public-read").sign(), 403, "AccessDenied"),
         ("another bucket", Form { target: "/other".into(), ..form().sign() }, 403, "AccessDenied"),
+        (
+            "any bucket",
+            Form { conditions: vec![r#"["starts-with","$key",""]"#.into()], ..form() }.sign(),
+            403,
+            "AccessDenied",
+        ),
         ("expired", Form { expiration: "2026-11-24T05:00:00Z".into(), ..form() }.sign(), 403, "AccessDenied"),
         ("no expiration", Form { expiration: "soon".into(), ..form() }.sign(), 400, "InvalidPolicyDocument"),
         ("a malformed condition", form().allow(r#"["eq","key"]"#).sign(), 400, "InvalidPolicyDocument"),
@@ -228,6 +249,12 @@ async fn a_form_uploads_nothing_else() {
         (
             "fields too large",
             form().field("x-ignore-much", "x".repeat(21 << 10)).sign(),
+            400,
+            "MaxPostPreDataLengthExceeded",
+        ),
+        (
+            "a long name of a file, often",
+            form().field("x-ignore-much", "${filename}".repeat(10)).named_file("x".repeat(5000)).sign(),
             400,
             "MaxPostPreDataLengthExceeded",
         ),

@@ -14,6 +14,7 @@ mod migration;
 mod multipart;
 mod objects;
 mod policies;
+mod quotas;
 mod races;
 mod version_model;
 mod versions;

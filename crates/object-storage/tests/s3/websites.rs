@@ -67,6 +67,8 @@ async fn pages_redirects_and_errors() {
         let answer = get(path).await.expect(status, path);
         assert_eq!(answer.header("location"), location, "{path}");
     }
+    let outside = visit(&world, Method::GET, "/", &[("range", "bytes=100-200")]).await.expect(416, "outside");
+    assert_eq!(outside.header("x-amz-error-code"), "InvalidRange");
     let plain = get("/%3Cscript%3E").await.expect(404, "missing");
     assert!(
         plain.text().contains("<li>Code: NoSuchKey</li>") && plain.text().contains("&lt;script&gt;"),
@@ -77,6 +79,7 @@ async fn pages_redirects_and_errors() {
     c.put("/bucket/oops.html").header("content-type", "text/html").body("sorry").send().await.expect(200, "error page");
     let custom = get("/missing").await.expect(404, "missing");
     assert_eq!((custom.text().as_str(), custom.outcome.error.as_deref()), ("sorry", Some("NoSuchKey")));
+    assert_eq!(custom.header("x-amz-error-code"), "NoSuchKey");
     assert!(visit(&world, Method::HEAD, "/missing", &[]).await.expect(404, "head of one").body.is_empty());
     for method in [Method::PUT, Method::DELETE, Method::POST] {
         let answer = visit(&world, method.clone(), "/index.html", &[]).await.expect(405, method.as_str());
@@ -93,6 +96,15 @@ async fn pages_redirects_and_errors() {
     c.put("/bucket?cors").body("<CORSConfiguration><CORSRule><AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>").send().await.expect(200, "cors");
     let crossed = visit(&world, Method::GET, "/", &[("origin", "https://a.example")]).await.expect(200, "another site");
     assert_eq!(crossed.header("access-control-allow-origin"), "*");
+    let from_us = READ.replace(
+        r#""Action":"s3:GetObject","#,
+        r#""Condition":{"StringLike":{"aws:Referer":"https://us.example/*"}},"Action":"s3:GetObject","#,
+    );
+    c.put("/bucket?policy").body(from_us).send().await.expect(204, "only from there");
+    get("/").await.expect(403, "from nowhere");
+    visit(&world, Method::GET, "/", &[("referer", "https://us.example/x")])
+        .await
+        .expect(200, "policies see the visitor");
     c.delete("/bucket?website").send().await.expect(204, "no longer");
     get("/").await.expect(404, "no website");
     c.get("/bucket?website").send().await.refused(404, "NoSuchWebsiteConfiguration", "gone");
