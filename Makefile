@@ -4,14 +4,17 @@
 PROFILE ?= release
 # Of `make test-full`: one group instead of all; `python3 tests/run.py --list` names them.
 GROUP ?=
+# Of `make s3-tests`: a checkout of github.com/ceph/s3-tests.
+S3_TESTS ?=
 
-.PHONY: help up down test test-full lint bench gen fmt
+.PHONY: help up down test test-full s3-tests lint bench gen fmt
 
 help:
 	@echo "make up         install what is missing, build, start the cloud and a first instance"
 	@echo "make down       stop the cloud and its instances; disks and objects stay"
 	@echo "make test       all tests, small counts (25 minutes at most)"
 	@echo "make test-full  the same with full counts and slow variants; GROUP=name for one part"
+	@echo "make s3-tests   S3_TESTS=DIR: the reference suite ceph/s3-tests, from a checkout of it"
 	@echo "make lint       formatting, clippy, dependencies, generated code, tidiness"
 	@echo "make bench      measure"
 	@echo "make gen        generate the wire types again"
@@ -30,6 +33,11 @@ test:
 test-full:
 	@scripts/setup.sh test
 	@. scripts/cargo.sh && .venv/bin/python tests/run.py --full $(if $(GROUP),--group $(GROUP))
+
+s3-tests:
+	@[ -n "$(S3_TESTS)" ] || { echo "make s3-tests S3_TESTS=DIR, with a checkout of github.com/ceph/s3-tests" >&2; exit 1; }
+	@scripts/setup.sh test
+	@. scripts/cargo.sh && cargo build --locked -p terroir && .venv/bin/python tests/s3_tests/run.py "$(S3_TESTS)"
 
 lint:
 	@scripts/setup.sh test

@@ -20,6 +20,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if missing and (item.get_closest_marker("vm") or item.get_closest_marker("power")):
             item.add_marker(pytest.mark.skip(reason=missing))
+        if item.get_closest_marker("ansible") and not FULL:
+            item.add_marker(pytest.mark.skip(reason="fetches 60 MB: make test-full GROUP=simulated"))
         if item.get_closest_marker("debian"):
             item.add_marker(pytest.mark.timeout(1500))
             if not FULL:

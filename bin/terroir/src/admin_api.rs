@@ -61,6 +61,27 @@ pub struct AccountSummary {
     pub created_at: String,
 }
 
+/// Without a bucket: of all buckets of the account together. Without numbers: nothing is limited any more.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct QuotaRequest {
+    pub account_id: String,
+    pub bucket: Option<String>,
+    pub max_bytes: Option<u64>,
+    pub max_objects: Option<u64>,
+}
+
+/// What a bucket, or without one a whole account, holds and may hold.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ObjectUsage {
+    pub account_id: String,
+    pub bucket: Option<String>,
+    pub bytes: u64,
+    /// All versions.
+    pub objects: u64,
+    pub max_bytes: Option<u64>,
+    pub max_objects: Option<u64>,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredBlob {
     pub size_bytes: u64,

@@ -30,17 +30,18 @@ use crate::admin_api::{
     AccountSummary, Environment, HostSummary, ImageSummary, NewAccountAnswer, NewAccountRequest, RegisterImageRequest,
     ServerStatus, StoredBlob,
 };
+use crate::admin_objects::{set_quota, show_quotas};
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
 
 #[derive(Clone)]
 pub struct Admin {
-    cloud: Cloud,
+    pub cloud: Cloud,
 }
 
 /// An error as a sentence for the operator.
-struct Refusal(Error);
+pub struct Refusal(Error);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
@@ -65,7 +66,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-type Answer<T> = Result<Json<T>, Refusal>;
+pub type Answer<T> = Result<Json<T>, Refusal>;
 
 impl Admin {
     pub fn new(cloud: Cloud) -> Self {
@@ -81,6 +82,8 @@ impl Admin {
             .route("/objects/stats", get(object_stats))
             .route("/objects/verify", post(verify_objects))
             .route("/objects/repair", post(repair_objects))
+            .route("/objects/quotas", post(set_quota))
+            .route("/objects/quotas/{account}", get(show_quotas))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
             .layer(DefaultBodyLimit::disable())

@@ -38,7 +38,7 @@ pub enum Command {
     /// Images for everybody in the region
     #[command(subcommand)]
     Image(ImageCommand),
-    /// What S3 stores: how much, and whether it is whole
+    /// What S3 stores: how much, whether it is whole, and how much it may be
     #[command(subcommand)]
     Objects(ObjectsCommand),
     /// Launch a first instance and say how to reach it
@@ -122,6 +122,15 @@ pub enum AccountCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum ObjectsCommand {
+    #[command(flatten)]
+    Integrity(IntegrityCommand),
+    /// How much accounts and buckets may hold
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum IntegrityCommand {
     /// How much there is, and what is known of its health
     Stats {
         #[arg(long)]
@@ -137,6 +146,44 @@ pub enum ObjectsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    /// Limit an account, or one of its buckets; without numbers nothing is limited any more
+    Set {
+        /// Number of the account
+        #[arg(long)]
+        account: String,
+        /// Only this bucket
+        #[arg(long)]
+        bucket: Option<String>,
+        /// Bytes of all versions and of parts of uploads, for example 10GiB
+        #[arg(long, value_parser = bytes)]
+        max_bytes: Option<u64>,
+        /// Versions of objects
+        #[arg(long)]
+        max_objects: Option<u64>,
+    },
+    /// What an account and its buckets hold and may hold
+    Show {
+        /// Number of the account
+        #[arg(long)]
+        account: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A number of bytes, perhaps with a unit.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40), ("PiB", 50), ("B", 0), ("", 0)];
+    let (number, shift) = units
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?.trim_end(), shift)))
+        .ok_or("not a number of bytes")?;
+    let number: u64 = number.parse().map_err(|_| "give bytes, or a unit such as GiB".to_owned())?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too many bytes".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 mod account;
 mod admin_api;
 mod admin_client;
+mod admin_objects;
 mod admin_server;
 mod agent;
 mod blobs;
@@ -19,6 +20,7 @@ mod object_store;
 mod objects;
 mod privileges;
 mod process;
+mod quota;
 mod server;
 mod settings;
 mod status;
@@ -29,7 +31,7 @@ use clap::Parser;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, ObjectsCommand};
 use layout::Layout;
 
 fn main() -> ExitCode {
@@ -50,7 +52,7 @@ fn start(cli: Cli) -> Result<(), String> {
         Command::Server => server::main(layout),
         Command::Agent => agent::main(layout),
         Command::GuestServices => guest_services::main(layout),
-        Command::Objects(command) => object_store::main(&layout, &command),
+        Command::Objects(ObjectsCommand::Integrity(command)) => object_store::main(&layout, &command),
         other => runtime(Threads::One)?.block_on(run(layout, other)),
     }
 }
@@ -64,9 +66,11 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Doctor(args) => doctor::run(&layout, args.json),
         Command::Account(command) => account::run(&layout, command).await,
         Command::Image(command) => image::run(&layout, command).await,
+        Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
-        Command::Server | Command::Agent | Command::GuestServices | Command::Objects(_) => Ok(()),
+        Command::Server | Command::Agent | Command::GuestServices => Ok(()),
+        Command::Objects(ObjectsCommand::Integrity(_)) => Ok(()),
     }
 }
 

@@ -12,7 +12,7 @@ use terroir_object_storage::budget::Unlimited;
 use terroir_types::{OsRandom, SystemClock, Timestamp};
 
 use crate::admin_client::{AdminClient, AdminError};
-use crate::cli::ObjectsCommand;
+use crate::cli::IntegrityCommand;
 use crate::layout::{Layout, SERVER_UID};
 use crate::{Threads, privileges, runtime};
 
@@ -33,7 +33,7 @@ enum Answer {
     Report(Report),
 }
 
-pub fn main(layout: &Layout, command: &ObjectsCommand) -> Result<(), String> {
+pub fn main(layout: &Layout, command: &IntegrityCommand) -> Result<(), String> {
     let asked = runtime(Threads::One)?.block_on(ask_server(layout, command));
     let answer = match asked {
         Ok(answer) => answer,
@@ -47,12 +47,12 @@ pub fn main(layout: &Layout, command: &ObjectsCommand) -> Result<(), String> {
     print(command, &answer)
 }
 
-async fn ask_server(layout: &Layout, command: &ObjectsCommand) -> Result<Answer, AdminError> {
+async fn ask_server(layout: &Layout, command: &IntegrityCommand) -> Result<Answer, AdminError> {
     let client = AdminClient::new(&layout.admin_socket());
     let repair = match command {
-        ObjectsCommand::Stats { .. } => return client.get("/objects/stats").await.map(Answer::Stats),
-        ObjectsCommand::Verify { .. } => false,
-        ObjectsCommand::Repair { .. } => true,
+        IntegrityCommand::Stats { .. } => return client.get("/objects/stats").await.map(Answer::Stats),
+        IntegrityCommand::Verify { .. } => false,
+        IntegrityCommand::Repair { .. } => true,
     };
     let path = if repair { "/objects/repair" } else { "/objects/verify" };
     let mut body = client.post_stream(path).await?.into_data_stream();
@@ -73,7 +73,7 @@ async fn ask_server(layout: &Layout, command: &ObjectsCommand) -> Result<Answer,
     Err(AdminError::Refused("the answer broke off".to_owned()))
 }
 
-async fn open_folder(layout: &Layout, command: &ObjectsCommand) -> Result<Answer, String> {
+async fn open_folder(layout: &Layout, command: &IntegrityCommand) -> Result<Answer, String> {
     let folder = layout.objects();
     if !folder.join("index.sqlite").exists() {
         return Err(format!("there are no objects in {}", folder.display()));
@@ -81,11 +81,11 @@ async fn open_folder(layout: &Layout, command: &ObjectsCommand) -> Result<Answer
     let backend = LocalBackend::open(&folder, Arc::new(SystemClock), Arc::new(OsRandom), Arc::new(Unlimited)).await;
     let backend = backend.map_err(|error| error.to_string())?;
     let repair = match command {
-        ObjectsCommand::Stats { .. } => {
+        IntegrityCommand::Stats { .. } => {
             return backend.stats().await.map(Answer::Stats).map_err(|error| error.to_string());
         }
-        ObjectsCommand::Verify { .. } => false,
-        ObjectsCommand::Repair { .. } => true,
+        IntegrityCommand::Verify { .. } => false,
+        IntegrityCommand::Repair { .. } => true,
     };
     let said = std::sync::Mutex::new(Instant::now());
     let progress = |progress| {
@@ -121,9 +121,9 @@ fn size(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]) }
 }
 
-fn print(command: &ObjectsCommand, answer: &Answer) -> Result<(), String> {
+fn print(command: &IntegrityCommand, answer: &Answer) -> Result<(), String> {
     let json = match command {
-        ObjectsCommand::Stats { json } | ObjectsCommand::Verify { json } | ObjectsCommand::Repair { json } => *json,
+        IntegrityCommand::Stats { json } | IntegrityCommand::Verify { json } | IntegrityCommand::Repair { json } => *json,
     };
     if std::io::stderr().is_terminal() && matches!(answer, Answer::Report(_)) {
         eprint!("\r\x1b[K");

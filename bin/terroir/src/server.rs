@@ -259,6 +259,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         ids: Arc::clone(&cloud.ids),
         region: cloud.region.name.clone(),
         domains: cloud.settings.s3_domains.clone(),
+        website_domains: cloud.settings.s3_website_domains.clone(),
         new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
         lifecycle_day: lifecycle_day(&cloud.settings),
     };

@@ -30,6 +30,8 @@ pub struct Settings {
     pub egress_deny: Vec<String>,
     /// Names that S3 clients put a bucket in front of, for example `s3.example.org`.
     pub s3_domains: Vec<String>,
+    /// Names that a bucket is put in front of to show its website, for example `website.example.org`.
+    pub s3_website_domains: Vec<String>,
     /// Whether new buckets take no access control lists and block public access until their owner unblocks it.
     pub s3_block_public_access: bool,
     /// Bytes of objects that are read again each second to find what the disk has spoilt; 0: none.
@@ -69,6 +71,7 @@ impl Default for Settings {
             dns_upstreams: Vec::new(),
             egress_deny: Vec::new(),
             s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
+            s3_website_domains: vec!["website.localhost".to_owned()],
             s3_block_public_access: false,
             scrub_bytes_per_sec: 8 << 20,
             lifecycle_day_secs: 24 * 60 * 60,

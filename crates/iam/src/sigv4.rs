@@ -161,6 +161,40 @@ impl Presented {
         })
     }
 
+    /// Reads the authentication of a form upload (S3's POST policies). `field`: by name, in lower case.
+    ///
+    /// # Errors
+    /// `Malformed`; `Missing` if the form has no signature.
+    pub fn from_form<'f>(field: impl Fn(&str) -> Option<&'f str>) -> Result<Self, SignatureError> {
+        let signature = field("x-amz-signature").ok_or(SignatureError::Missing)?;
+        let need = |name: &str| field(name).ok_or_else(|| malformed(format!("The form must have the field '{name}'.")));
+        if need("x-amz-algorithm")? != ALGORITHM {
+            return Err(malformed("X-Amz-Algorithm must be AWS4-HMAC-SHA256"));
+        }
+        let (access_key_id, scope) = credential_scope(need("x-amz-credential")?)?;
+        let signed_at = Timestamp::parse_amz_date(need("x-amz-date")?)
+            .ok_or_else(|| malformed("X-Amz-Date must be in the form 20261124T050000Z"))?;
+        Ok(Self {
+            access_key_id,
+            scope,
+            signed_headers: Vec::new(),
+            signature: signature_text(signature.to_owned())?,
+            signed_at,
+            // The policy says until when the form may be sent.
+            valid_for: Some(LONGEST_PRESIGNED),
+            session_token: field("x-amz-security-token").map(str::to_owned),
+        })
+    }
+
+    /// Whether the signature of a form is the one that `key` gives to its policy, as it was sent.
+    ///
+    /// # Errors
+    /// `Mismatch`.
+    pub fn verify_policy(&self, policy: &str, key: &SigningKey) -> Result<(), SignatureError> {
+        let expected = key.sign(policy);
+        if expected.as_bytes().ct_eq(self.signature.as_bytes()).into() { Ok(()) } else { Err(SignatureError::Mismatch) }
+    }
+
     /// Whether the scope is this endpoint's and the signature is fresh. `regions`: every name that is accepted.
     ///
     /// # Errors
@@ -462,6 +496,29 @@ mod tests {
         format!(
             "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/{service}/aws4_request, SignedHeaders={signed}, Signature={signature}"
         )
+    }
+
+    /// The example of the S3 API reference, "Example: Browser-based upload using HTTP POST".
+    #[test]
+    fn the_published_form() {
+        let policy = "eyAiZXhwaXJhdGlvbiI6ICIyMDE1LTEyLTMwVDEyOjAwOjAwLjAwMFoiLA0KICAiY29uZGl0aW9ucyI6IFsNCiAgICB7ImJ1Y2tldCI6ICJzaWd2NGV4YW1wbGVidWNrZXQifSwNCiAgICBbInN0YXJ0cy13aXRoIiwgIiRrZXkiLCAidXNlci91c2VyMS8iXSwNCiAgICB7ImFjbCI6ICJwdWJsaWMtcmVhZCJ9LA0KICAgIHsic3VjY2Vzc19hY3Rpb25fcmVkaXJlY3QiOiAiaHR0cDovL3NpZ3Y0ZXhhbXBsZWJ1Y2tldC5zMy5hbWF6b25hd3MuY29tL3N1Y2Nlc3NmdWxfdXBsb2FkLmh0bWwifSwNCiAgICBbInN0YXJ0cy13aXRoIiwgIiRDb250ZW50LVR5cGUiLCAiaW1hZ2UvIl0sDQogICAgeyJ4LWFtei1tZXRhLXV1aWQiOiAiMTQzNjUxMjM2NTEyNzQifSwNCiAgICB7IngtYW16LXNlcnZlci1zaWRlLWVuY3J5cHRpb24iOiAiQUVTMjU2In0sDQogICAgWyJzdGFydHMtd2l0aCIsICIkeC1hbXotbWV0YS10YWciLCAiIl0sDQoNCiAgICB7IngtYW16LWNyZWRlbnRpYWwiOiAiQUtJQUlPU0ZPRE5ON0VYQU1QTEUvMjAxNTEyMjkvdXMtZWFzdC0xL3MzL2F3czRfcmVxdWVzdCJ9LA0KICAgIHsieC1hbXotYWxnb3JpdGhtIjogIkFXUzQtSE1BQy1TSEEyNTYifSwNCiAgICB7IngtYW16LWRhdGUiOiAiMjAxNTEyMjlUMDAwMDAwWiIgfQ0KICBdDQp9";
+        let fields = [
+            ("x-amz-algorithm", "AWS4-HMAC-SHA256"),
+            ("x-amz-credential", "AKIAIOSFODNN7EXAMPLE/20151229/us-east-1/s3/aws4_request"),
+            ("x-amz-date", "20151229T000000Z"),
+            ("x-amz-signature", "8afdbf4008c03f22c2cd3cdb72e4afbb1f6a588f3255ac628749a66d7f09699e"),
+        ];
+        let read = |without: &str| {
+            Presented::from_form(|name| fields.iter().find(|(n, _)| *n == name && *n != without).map(|(_, v)| *v))
+        };
+        let presented = read("").unwrap();
+        let key = SigningKey::derive(S3.1, &presented.scope);
+        presented.verify_policy(policy, &key).unwrap();
+        assert!(matches!(presented.verify_policy(&policy[1..], &key), Err(SignatureError::Mismatch)));
+        assert!(matches!(read("x-amz-signature"), Err(SignatureError::Missing)));
+        for (name, _) in &fields[..3] {
+            assert!(matches!(read(name), Err(SignatureError::Malformed(_))), "without {name}");
+        }
     }
 
     /// Signatures from AWS's published test suite and documentation.

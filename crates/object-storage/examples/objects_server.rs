@@ -38,6 +38,7 @@ async fn main() -> Result<(), Failure> {
         ids,
         region: "eu-local-1".to_owned(),
         domains: vec!["localhost".to_owned()],
+        website_domains: Vec::new(),
         new_buckets: Default::default(),
         lifecycle_day: Day::default(),
     };

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use terroir_action::ResourcePolicy;
-use terroir_store::Txn;
+use terroir_store::{Key, Txn, record};
 use terroir_types::{AccountId, Error, ErrorClass};
 
 use crate::acl::Acl;
@@ -64,6 +64,45 @@ pub struct PublicAccessBlock {
 impl PublicAccessBlock {
     /// What AWS gives new buckets since April 2023.
     pub const ALL: Self = Self { block_acls: true, ignore_acls: true, block_policy: true, restrict: true };
+
+    /// What either of the two blocks.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            block_acls: self.block_acls || other.block_acls,
+            ignore_acls: self.ignore_acls || other.ignore_acls,
+            block_policy: self.block_policy || other.block_policy,
+            restrict: self.restrict || other.restrict,
+        }
+    }
+}
+
+/// What is blocked in all buckets of an account, at `object-public-access/<account>`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct AccountBlock {
+    #[serde(rename = "b")]
+    block: PublicAccessBlock,
+}
+
+record!(AccountBlock { kind: "object-public-access", version: 1 });
+
+fn account_key(account: AccountId) -> Key {
+    Key::new(format!("object-public-access/{account}"))
+}
+
+/// None: the account was told nothing.
+pub fn of_account(txn: &Txn, account: AccountId) -> Result<Option<PublicAccessBlock>, Error> {
+    Ok(txn.peek::<AccountBlock>(&account_key(account))?.map(|stored| stored.block))
+}
+
+pub fn set_for_account(txn: &mut Txn, account: AccountId, block: Option<PublicAccessBlock>) -> Result<(), Error> {
+    match block {
+        Some(block) => txn.put(&account_key(account), &AccountBlock { block }),
+        None => {
+            txn.delete(&account_key(account));
+            Ok(())
+        }
+    }
 }
 
 /// What buckets are told when they are made, unless their maker says otherwise.
@@ -107,6 +146,9 @@ pub struct Guard {
     /// Whether objects of other accounts may be in it, so that each object has to be asked whose it is.
     #[serde(rename = "f", default)]
     pub has_foreign_objects: bool,
+    /// What the account blocks in all its buckets. Not the bucket's own.
+    #[serde(skip, default)]
+    account_block: PublicAccessBlock,
 }
 
 impl BucketSetting for Guard {
@@ -114,8 +156,14 @@ impl BucketSetting for Guard {
 }
 
 impl Guard {
+    /// With what the account blocks.
+    pub fn in_account(self, txn: &Txn, account: AccountId) -> Result<Self, Error> {
+        Ok(Self { account_block: of_account(txn, account)?.unwrap_or_default(), ..self })
+    }
+
+    /// What is blocked, by the bucket or by its account.
     pub fn block(&self) -> PublicAccessBlock {
-        self.public_access_block.unwrap_or_default()
+        self.public_access_block.unwrap_or_default().or(self.account_block)
     }
 
     pub fn ownership(&self) -> Ownership {
@@ -163,7 +211,7 @@ impl Guard {
 
 /// What the bucket was told; nothing for most.
 pub fn of(txn: &Txn, bucket: &Bucket) -> Result<Guard, Error> {
-    Ok(settings::peek::<Guard>(txn, bucket.id)?.unwrap_or_default())
+    settings::peek::<Guard>(txn, bucket.id)?.unwrap_or_default().in_account(txn, bucket.account)
 }
 
 /// Changes what a bucket was told. The bucket was read in the same transaction with [`crate::ops::find_bucket`].
@@ -172,7 +220,7 @@ pub fn change(
     bucket: &Bucket,
     change: impl FnOnce(&Txn, &mut Guard) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let before = settings::get::<Guard>(txn, bucket.id)?.unwrap_or_default();
+    let before = settings::get::<Guard>(txn, bucket.id)?.unwrap_or_default().in_account(txn, bucket.account)?;
     let mut after = before.clone();
     change(txn, &mut after)?;
     if after != before {

@@ -13,8 +13,11 @@ pub mod lifecycle;
 pub mod lock;
 pub mod model;
 pub mod ops;
+pub mod post_policy;
+pub mod quota;
 pub mod settings;
 pub mod versioning;
+pub mod website;
 
 mod aws;
 

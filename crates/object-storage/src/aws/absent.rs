@@ -39,14 +39,6 @@ impl S3Api {
         Ok(S3Response::new(GetBucketRequestPaymentOutput { payer }))
     }
 
-    pub(super) async fn get_bucket_website(
-        &self,
-        _request: S3Request<GetBucketWebsiteInput>,
-    ) -> S3Result<S3Response<GetBucketWebsiteOutput>> {
-        let message = "The specified bucket does not have a website configuration";
-        Err(none("NoSuchWebsiteConfiguration", message))
-    }
-
     pub(super) async fn get_bucket_replication(
         &self,
         _request: S3Request<GetBucketReplicationInput>,

@@ -149,7 +149,7 @@ impl S3Api {
         ownership: Option<&ObjectOwnership>,
         account: AccountId,
     ) -> S3Result<Guard> {
-        let mut guard = self.guard_of_new_buckets();
+        let mut guard = self.guard_of_new_buckets().in_account(txn, account).map_err(from_domain)?;
         if let Some(ownership) = ownership {
             let unknown = || invalid_argument("Invalid x-amz-object-ownership header");
             guard.ownership = Some(Ownership::parse(ownership.as_str()).ok_or_else(unknown)?);

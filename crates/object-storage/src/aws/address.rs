@@ -2,7 +2,7 @@
 
 use http::header::HOST;
 use http::request::Parts;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::S3Result;
 use s3s::host::{S3Host, VirtualHost};
 use s3s::path::{S3Path, parse_path_style, parse_virtual_hosted_style};
@@ -49,6 +49,26 @@ impl S3Host for Domains {
             Some((domain, bucket)) => VirtualHost::new(domain).with_bucket(bucket),
             None => VirtualHost::new(without_port(host)),
         })
+    }
+}
+
+/// What of a key stands in a path as it is.
+const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+
+/// The path of an object, encoded.
+pub(super) fn path_of(bucket: &str, key: &str) -> String {
+    format!("/{bucket}/{}", utf8_percent_encode(key, KEPT))
+}
+
+impl Domains {
+    /// The whole address of an object, at the host that the request came to.
+    pub(super) fn url_of(&self, parts: &Parts, secure: bool, bucket: &str, key: &str) -> String {
+        let Some(named) = host(parts) else { return path_of(bucket, key) };
+        let path = match self.bucket_of_host(parts) {
+            Some(_) => format!("/{}", utf8_percent_encode(key, KEPT)),
+            None => path_of(bucket, key),
+        };
+        format!("{}://{named}{path}", if secure { "https" } else { "http" })
     }
 }
 

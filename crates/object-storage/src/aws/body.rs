@@ -30,6 +30,10 @@ pub(super) enum BodyFailure {
     Malformed(&'static str),
     #[error("The {0} you specified did not match what we received.")]
     BadDigest(&'static str),
+    #[error("Your proposed upload exceeds the maximum allowed size")]
+    TooLarge,
+    #[error("Your proposed upload is smaller than the minimum allowed size")]
+    TooSmall,
     /// The connection broke, usually.
     #[error("The body could not be read: {0}")]
     Transport(String),
@@ -44,6 +48,8 @@ impl BodyFailure {
             Self::Incomplete | Self::Transport(_) => invalid("IncompleteBody", message),
             Self::Malformed(_) => invalid("InvalidRequest", message),
             Self::BadDigest(_) => invalid("BadDigest", message),
+            Self::TooLarge => invalid("EntityTooLarge", message),
+            Self::TooSmall => invalid("EntityTooSmall", message),
         }
     }
 }
@@ -96,6 +102,8 @@ pub(super) struct CheckedBody {
     /// Bytes that must still come, decoded.
     left: Option<u64>,
     ended: bool,
+    /// Bytes so far, and between which numbers they must be in the end.
+    bounds: Option<(u64, u64, u64)>,
     state: Arc<BodyState>,
 }
 
@@ -116,7 +124,13 @@ impl CheckedBody {
             (Hasher::new(&algorithms), claims)
         });
         let inner = Box::pin(body.map_err(Into::into));
-        Self { inner, decoder, sha256, claims, ready: VecDeque::new(), left: length, ended: false, state }
+        Self { inner, decoder, sha256, claims, ready: VecDeque::new(), left: length, ended: false, bounds: None, state }
+    }
+
+    /// Refuses a body with fewer or more bytes.
+    pub(super) fn within(mut self, bounds: Option<(u64, u64)>) -> Self {
+        self.bounds = bounds.map(|(least, most)| (0, least, most));
+        self
     }
 
     fn take(&mut self, data: Bytes) -> Result<(), BodyFailure> {
@@ -128,6 +142,12 @@ impl CheckedBody {
         for piece in decoded.into_iter().filter(|piece| !piece.is_empty()) {
             if let Some(left) = &mut self.left {
                 *left = left.checked_sub(piece.len() as u64).ok_or(BodyFailure::Incomplete)?;
+            }
+            if let Some((bytes, _, most)) = &mut self.bounds {
+                *bytes += piece.len() as u64;
+                if *bytes > *most {
+                    return Err(BodyFailure::TooLarge);
+                }
             }
             if let Some((sha256, _)) = &mut self.sha256 {
                 sha256.update(&piece);
@@ -147,6 +167,9 @@ impl CheckedBody {
         }
         if self.left.is_some_and(|left| left > 0) {
             return Err(BodyFailure::Incomplete);
+        }
+        if self.bounds.is_some_and(|(bytes, least, _)| bytes < least) {
+            return Err(BodyFailure::TooSmall);
         }
         if let Some((sha256, expected)) = self.sha256.take()
             && hex::encode(sha256.finalize()) != expected

@@ -69,13 +69,14 @@ impl S3Api {
         let acl = self.new_object_acl(&request).await?;
         let to = request.place(&request.input.key)?;
         let from = self.source(&request, &request.input.copy_source).await?;
-        let versioning = self.versioning(request.bucket()?)?;
+        let bucket = Arc::clone(request.bucket()?);
+        let versioning = self.versioning(&bucket)?;
         let asked = AskedLock {
             mode: request.input.object_lock_mode.clone(),
             until: request.input.object_lock_retain_until_date.clone(),
             hold: request.input.object_lock_legal_hold_status.clone(),
         };
-        let lock = self.new_lock(request.bucket()?, asked)?;
+        let lock = self.new_lock(&bucket, asked)?;
         let replaces = directive(request.input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
         let replaces_tags = directive(request.input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
         if from.place == to && from.version.is_none() && !replaces {
@@ -101,6 +102,7 @@ impl S3Api {
                 let message = "The specified copy source is larger than the maximum allowable size for a copy source";
                 return Err(invalid("InvalidRequest", message));
             }
+            self.room(&bucket, Some(source.head.size), 1).await?;
             let mut meta = ObjectMeta::clone(if replaces { &given } else { &source.head.meta });
             meta.acl.clone_from(&acl);
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
@@ -159,6 +161,7 @@ impl S3Api {
         let to = request.place(&request.input.key)?;
         let number = super::multipart::part_number(request.input.part_number)?;
         let from = self.source(&request, &request.input.copy_source).await?;
+        let bucket = Arc::clone(request.bucket()?);
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.copy_source_if_match,
@@ -183,6 +186,7 @@ impl S3Api {
                 }
             },
         };
+        self.room(&bucket, Some(span.end - span.start), 0).await?;
         let upload = self.need_upload(&to, &input.upload_id).await?;
         let keep = upload.algorithm();
         let part = self

@@ -8,8 +8,7 @@
 
 use bytes::Bytes;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderName, ORIGIN, RANGE,
-    TRANSFER_ENCODING,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE, TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -54,6 +53,8 @@ pub struct S3Options {
     pub region: String,
     /// Domains below which a host's first labels are a bucket: `BUCKET.DOMAIN`. Without a port.
     pub domains: Vec<String>,
+    /// Domains below which a host's first labels are a bucket whose website is shown. Without a port.
+    pub website_domains: Vec<String>,
     /// What buckets are told when they are made.
     pub new_buckets: NewBuckets,
     /// The day that lifecycle rules count in.
@@ -98,6 +99,8 @@ pub(super) struct Signed {
 pub(super) enum SignaturePlace {
     Header,
     Query,
+    /// Of a form's policy.
+    Form,
 }
 
 impl SignaturePlace {
@@ -106,6 +109,7 @@ impl SignaturePlace {
         match self {
             Self::Header => "REST-HEADER",
             Self::Query => "REST-QUERY-STRING",
+            Self::Form => "POST",
         }
     }
 }
@@ -120,6 +124,7 @@ struct Inner {
     ids: Arc<dyn IdSource>,
     region: String,
     domains: Domains,
+    websites: Domains,
     api: S3Api,
     service: S3Service,
 }
@@ -129,7 +134,7 @@ struct Inner {
 /// # Errors
 /// Those of the state store and the backend.
 pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
-    let S3Options { iam, backend, clock, ids, region, domains, new_buckets, lifecycle_day } = options;
+    let S3Options { iam, backend, clock, ids, region, domains, website_domains, new_buckets, lifecycle_day } = options;
     let api = S3Api::new(ApiParts {
         iam: iam.clone(),
         backend,
@@ -144,12 +149,12 @@ pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Er
     builder.set_access(Access::new(api.clone()));
     // s3s asks the access hook only where it could authenticate; it never gets anything to authenticate.
     builder.set_auth(NoKeys);
-    let domains = Domains::new(domains);
+    let (domains, websites) = (Domains::new(domains), Domains::new(website_domains));
     builder.set_host(domains.clone());
     let mut config = s3s::config::S3Config::default();
     config.xml_max_body_size = MAX_DOCUMENT;
     builder.set_config(Arc::new(s3s::config::StaticConfigProvider::new(Arc::new(config))));
-    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, domains, api, service: builder.build() })))
+    Ok(S3Front(Arc::new(Inner { iam, clock, ids, region, domains, websites, api, service: builder.build() })))
 }
 
 struct NoKeys;
@@ -174,11 +179,18 @@ impl S3Front {
         let request_id = request_id.unwrap_or_else(|| format!("{:016X}", self.0.ids.next_u64()));
         let is_head = parts.method == Method::HEAD;
         let mut outcome = S3Outcome::default();
-        let cross_origin = self.cross_origin(&parts);
+        let site = self.0.websites.bucket_of_host(&parts);
+        let located = self.0.domains.locate(&parts);
+        let bucket = site.clone().or_else(|| located.as_ref()?.get_bucket_name().map(str::to_owned));
+        let cross_origin = CrossOriginHeaders::read(&parts, bucket.as_deref());
         let mut response = if parts.method == Method::OPTIONS {
-            let bucket = self.0.domains.locate(&parts);
-            let bucket = bucket.as_ref().and_then(S3Path::get_bucket_name);
-            self.0.api.preflight(&parts, bucket).await.unwrap_or_else(error_response)
+            self.0.api.preflight(&parts, bucket.as_deref()).await.unwrap_or_else(error_response)
+        } else if let Some(site) = site {
+            self.website(&parts, &site, &mut outcome).await
+        } else if super::account::is_about_account(&parts) {
+            self.account(parts, body, &mut outcome).await
+        } else if super::post::is_form(&parts) {
+            self.post_form(parts, body, located, &mut outcome).await
         } else {
             match self.admit(&parts).await {
                 Err(error) => error_response(error),
@@ -193,15 +205,12 @@ impl S3Front {
         response
     }
 
-    fn cross_origin(&self, parts: &Parts) -> Option<CrossOriginHeaders> {
-        if parts.method == Method::OPTIONS || !parts.headers.contains_key(ORIGIN) {
-            return None;
-        }
-        CrossOriginHeaders::read(parts, self.0.domains.locate(parts)?.get_bucket_name())
+    pub(super) fn api(&self) -> &S3Api {
+        &self.0.api
     }
 
     /// Who is asking, and how the body will prove itself.
-    async fn admit(&self, parts: &Parts) -> S3Result<Admitted> {
+    pub(super) async fn admit(&self, parts: &Parts) -> S3Result<Admitted> {
         refuse_what_is_not_served(parts)?;
         let presigned = parts
             .uri
@@ -212,15 +221,29 @@ impl S3Front {
             Err(SignatureError::Missing) => return self.admit_anonymous(parts),
             presented => presented.map_err(wrong)?,
         };
-        let now = self.0.clock.now();
-        let regions = [self.0.region.as_str()];
-        presented.check_scope_and_time("s3", &regions, now, SKEW).map_err(wrong)?;
+        let payload = payload_hash(&parts.headers, presigned)?;
+        let verify = |key: &SigningKey| presented.verify(parts, &payload, PathRule::Single, key);
+        let (caller, key) = self.authenticate(&presented, presigned, verify).await?;
+        let place = if presigned { SignaturePlace::Query } else { SignaturePlace::Header };
+        let signed = Signed { place, at: presented.signed_at, payload: payload.clone() };
+        let (proof, length) = proof(parts, &payload, Some((presented, key)))?;
+        Ok(Admitted { caller, facts: self.facts(parts), signed: Some(signed), proof, length, bounds: None })
+    }
 
+    /// Who has signed, if the signature is the right one, and the key that it was made with.
+    pub(super) async fn authenticate(
+        &self,
+        presented: &Presented,
+        presigned: bool,
+        verify: impl FnOnce(&SigningKey) -> Result<(), SignatureError>,
+    ) -> S3Result<(Caller, SigningKey)> {
+        let wrong = |error| from_signature(error, presigned);
+        let regions = [self.0.region.as_str()];
+        presented.check_scope_and_time("s3", &regions, self.0.clock.now(), SKEW).map_err(wrong)?;
         let txn = self.0.iam.store().read().await.map_err(|error| from_domain(error.into()))?;
         let secret = self.0.iam.secret_in(&txn, &presented.access_key_id).map_err(from_authentication)?;
-        let payload = payload_hash(&parts.headers, presigned)?;
         let key = SigningKey::derive(secret.expose(), &presented.scope);
-        presented.verify(parts, &payload, PathRule::Single, &key).map_err(|error| match error {
+        verify(&key).map_err(|error| match error {
             // Headers that should have been signed and are not.
             SignatureError::Malformed(message) => s3("AccessDenied", StatusCode::FORBIDDEN, message),
             error => from_signature(error, presigned),
@@ -229,21 +252,33 @@ impl S3Front {
         let caller = self.0.iam.authenticate_in(&txn, &presented.access_key_id, token).map_err(from_authentication)?;
         drop(txn);
         self.0.iam.record_use(&presented.access_key_id, "s3", &self.0.region).await;
+        Ok((caller, key))
+    }
 
-        let place = if presigned { SignaturePlace::Query } else { SignaturePlace::Header };
-        let signed = Signed { place, at: presented.signed_at, payload: payload.clone() };
-        let (proof, length) = proof(parts, &payload, Some((presented, key)))?;
-        Ok(Admitted { caller, facts: self.facts(parts), signed: Some(signed), proof, length })
+    /// The whole address of an object, at the host that the request came to.
+    pub(super) fn url_of(&self, parts: &Parts, bucket: &str, key: &str) -> String {
+        self.0.domains.url_of(parts, self.facts(parts).secure, bucket, key)
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.0.clock.now()
     }
 
     /// Nobody signed: only the bucket can let that in.
-    fn admit_anonymous(&self, parts: &Parts) -> S3Result<Admitted> {
+    pub(super) fn admit_anonymous(&self, parts: &Parts) -> S3Result<Admitted> {
         let payload = text(&parts.headers, "x-amz-content-sha256").unwrap_or(UNSIGNED);
         let (proof, length) = proof(parts, payload, None)?;
-        Ok(Admitted { caller: Caller::anonymous(), facts: self.facts(parts), signed: None, proof, length })
+        Ok(Admitted {
+            caller: Caller::anonymous(),
+            facts: self.facts(parts),
+            signed: None,
+            proof,
+            length,
+            bounds: None,
+        })
     }
 
-    fn facts(&self, parts: &Parts) -> RequestFacts {
+    pub(super) fn facts(&self, parts: &Parts) -> RequestFacts {
         let header = |name| text(&parts.headers, name).map(str::to_owned);
         parts.extensions.get::<RequestFacts>().cloned().unwrap_or_else(|| RequestFacts {
             now: self.0.clock.now(),
@@ -254,12 +289,18 @@ impl S3Front {
         })
     }
 
-    async fn serve<B>(&self, parts: Parts, body: B, admitted: Admitted, outcome: &mut S3Outcome) -> Response<Body>
+    pub(super) async fn serve<B>(
+        &self,
+        parts: Parts,
+        body: B,
+        admitted: Admitted,
+        outcome: &mut S3Outcome,
+    ) -> Response<Body>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Admitted { caller, facts, signed, proof, length } = admitted;
+        let Admitted { caller, facts, signed, proof, length, bounds } = admitted;
         outcome.caller = Some(caller.clone());
         let state = Arc::new(BodyState::default());
         let claims = match claims(&parts, self.0.domains.locate(&parts).as_ref()) {
@@ -271,7 +312,7 @@ impl S3Front {
         let request = match strip(parts, length, matches!(proof, Proof::Chunks { .. })) {
             Ok(mut parts) => {
                 parts.extensions.insert(Arc::clone(&scope));
-                let checked = CheckedBody::new(body, proof, claims, length, Arc::clone(&state));
+                let checked = CheckedBody::new(body, proof, claims, length, Arc::clone(&state)).within(bounds);
                 let frames = futures::StreamExt::map(checked, |piece| piece.map(Frame::data));
                 Request::from_parts(parts, Body::http_body_unsync(StreamBody::new(frames)))
             }
@@ -300,13 +341,15 @@ impl S3Front {
     }
 }
 
-struct Admitted {
-    caller: Caller,
-    facts: RequestFacts,
-    signed: Option<Signed>,
-    proof: Proof,
+pub(super) struct Admitted {
+    pub caller: Caller,
+    pub facts: RequestFacts,
+    pub signed: Option<Signed>,
+    pub proof: Proof,
     /// Of the decoded body.
-    length: Option<u64>,
+    pub length: Option<u64>,
+    /// Least and most bytes that it may have; none: as many as there are.
+    pub bounds: Option<(u64, u64)>,
 }
 
 fn refuse_what_is_not_served(parts: &Parts) -> S3Result<()> {
@@ -316,11 +359,6 @@ fn refuse_what_is_not_served(parts: &Parts) -> S3Result<()> {
     let authorization = text(&parts.headers, AUTHORIZATION.as_str()).unwrap_or_default();
     if authorization.starts_with("AWS ") || (in_query("Signature") && in_query("AWSAccessKeyId")) {
         return Err(invalid("InvalidRequest", old));
-    }
-    let form = text(&parts.headers, CONTENT_TYPE.as_str()).is_some_and(|kind| kind.starts_with("multipart/form-data"));
-    if parts.method == Method::POST && form {
-        let message = "Uploads by HTML form (POST policies) are not implemented.";
-        return Err(s3("NotImplemented", StatusCode::NOT_IMPLEMENTED, message));
     }
     Ok(())
 }
@@ -425,9 +463,11 @@ fn strip(mut parts: Parts, length: Option<u64>, chunked: bool) -> S3Result<Parts
     let target = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
     parts.uri = target.parse::<Uri>().map_err(|_| invalid("InvalidURI", "Couldn't parse the specified URI."))?;
     if chunked {
-        let length = length.unwrap_or_default();
-        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        let encoding = text(&parts.headers, CONTENT_ENCODING.as_str()).unwrap_or_default();
+        parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length.unwrap_or_default()));
+    }
+    // Never kept with the object, also where the client says it of a body that is sent as it is.
+    let encoding = text(&parts.headers, CONTENT_ENCODING.as_str()).unwrap_or_default();
+    if encoding.contains("aws-chunked") {
         let rest: Vec<_> =
             encoding.split(',').map(str::trim).filter(|e| !e.is_empty() && *e != "aws-chunked").collect();
         match HeaderValue::from_str(&rest.join(",")) {
@@ -447,13 +487,27 @@ fn is_of_signature(name: &str) -> bool {
     name.strip_prefix("X-Amz-").is_some_and(|rest| names.contains(&rest))
 }
 
-fn error_response(error: S3Error) -> Response<Body> {
+pub(super) fn error_response(error: S3Error) -> Response<Body> {
     error.to_http_response().unwrap_or_else(|error| {
         tracing::error!(%error, "an S3 error could not be written");
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         response
     })
+}
+
+fn text_of(response: &Response<Body>) -> String {
+    response.body().bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+}
+
+fn code_in(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once("<Code>")?;
+    Some(rest.split_once("</Code>")?.0.to_owned())
+}
+
+/// S3's code in an answer, if it is an error's.
+pub(super) fn error_code(response: &Response<Body>) -> Option<String> {
+    if response.status().is_success() { None } else { code_in(&text_of(response)) }
 }
 
 /// Request ids on everything; in the text of errors, too.
@@ -470,9 +524,8 @@ fn finish(response: &mut Response<Body>, request_id: &str, is_head: bool, outcom
     if response.status().is_success() {
         return;
     }
-    let text = response.body().bytes().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
-    outcome.error = code.map(str::to_owned);
+    let text = text_of(response);
+    outcome.error = code_in(&text).or_else(|| outcome.error.take());
     let bodiless = is_head || response.status() == StatusCode::NOT_MODIFIED;
     if bodiless {
         *response.body_mut() = Body::empty();

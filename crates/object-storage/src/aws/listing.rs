@@ -128,7 +128,7 @@ impl S3Api {
         let input = &request.input;
         let encoding = Encoding::read(input.encoding_type.as_ref())?;
         let limit = page_size(input.max_keys, "max-keys")?;
-        let after = match input.continuation_token.as_deref() {
+        let after = match input.continuation_token.as_deref().filter(|token| !token.is_empty()) {
             Some(token) => read_token(token)?,
             None => input.start_after.clone().unwrap_or_default(),
         };

@@ -2,6 +2,7 @@
 
 mod absent;
 mod access;
+mod account;
 mod acl;
 mod address;
 mod body;
@@ -13,6 +14,7 @@ mod copy;
 mod cors;
 mod delete;
 mod error;
+mod form;
 mod front;
 mod lifecycle;
 mod listing;
@@ -21,8 +23,11 @@ mod multipart;
 mod object;
 mod permissions;
 mod policy;
+mod post;
+mod quota;
 mod service;
 mod tagging;
 mod versions;
+mod website;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

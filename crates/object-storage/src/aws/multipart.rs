@@ -2,6 +2,7 @@
 
 use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result};
+use std::sync::Arc;
 
 use super::convert::{
     ChecksumFields, Claimed, etag, given_checksum, object_meta, owner, refuse_unsupported, size, timestamp,
@@ -110,8 +111,11 @@ impl S3Api {
         let number = part_number(request.input.part_number)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
-        let default_retention = self.default_retention(request.bucket()?)?;
+        let bucket = Arc::clone(request.bucket()?);
+        let default_retention = self.default_retention(&bucket)?;
         let input = request.input;
+        let size = input.content_length.and_then(|length| u64::try_from(length).ok());
+        self.room(&bucket, size, 0).await?;
         let upload = self.need_upload(&place, &input.upload_id).await?;
         let lock = upload.new.lock;
         check_proof(&ObjectLock { retention: lock.retention.or(default_retention), ..lock }, &claimed, "Part")?;
@@ -152,7 +156,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let versioning = self.versioning(request.bucket()?)?;
         let default_retention = self.default_retention(request.bucket()?)?;
-        let bucket = std::sync::Arc::clone(request.bucket()?);
+        let bucket = Arc::clone(request.bucket()?);
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -178,6 +182,7 @@ impl S3Api {
             coverage: coverage.transpose()?,
             size: size.transpose()?,
         };
+        self.room(&bucket, None, 1).await?;
         let head = self.backend().complete_upload(&place, &input.upload_id, complete).await.map_err(from_backend)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
         Ok(S3Response::new(CompleteMultipartUploadOutput {

@@ -15,9 +15,10 @@ use super::convert::{
 };
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
+use super::quota::from_write;
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
-use crate::backend::{BackendError, ByteStream, MAX_PUT_SIZE, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
+use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -213,6 +214,8 @@ impl S3Api {
         check_proof(&lock, &claimed, "Object")?;
         let input = request.input;
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
+        let size = input.content_length.and_then(|length| u64::try_from(length).ok());
+        let room = self.room(&bucket, size, 1).await?;
         let put = Put {
             meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
@@ -220,10 +223,11 @@ impl S3Api {
             lock,
             algorithms: vec![keep],
             verify: claimed.verify(keep, body_state),
-            size: input.content_length.and_then(|length| u64::try_from(length).ok()),
-            max_size: MAX_PUT_SIZE,
+            size,
+            max_size: room,
         };
-        let head = self.backend().put(&place, byte_stream(input.body), put).await.map_err(from_backend)?;
+        let written = self.backend().put(&place, byte_stream(input.body), put).await;
+        let head = written.map_err(|error| from_write(error, room))?;
         let expiration = self.expiration(&bucket, &place.key, &head)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
         Ok(S3Response::new(PutObjectOutput {

@@ -189,7 +189,9 @@ fn own(operation: &str, cx: &S3AccessContext<'_>) -> Vec<Need> {
         .map_or((default_place, &fallback[..]), |(_, on, permissions)| (*on, *permissions));
     let resource = match (on, cx.s3_path()) {
         (On::Later, _) => return Vec::new(),
-        (On::Service, _) | (_, S3Path::Root) => None,
+        // As policies name it that list buckets: "User policy examples" of the S3 user guide.
+        (On::Service, _) => Some(Arn::s3("*")),
+        (_, S3Path::Root) => None,
         (On::Bucket, S3Path::Bucket { bucket } | S3Path::Object { bucket, .. })
         | (On::Object, S3Path::Bucket { bucket }) => Some(Arn::s3(bucket)),
         (On::Object, S3Path::Object { bucket, key }) => Some(Arn::s3(format_args!("{bucket}/{key}"))),

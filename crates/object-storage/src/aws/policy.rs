@@ -13,6 +13,24 @@ use crate::guard::{self, Guard, PublicAccessBlock};
 /// Largest policy of a bucket, as in AWS.
 const MAX_POLICY: usize = 20 << 10;
 
+pub(super) fn shown_block(block: PublicAccessBlock) -> PublicAccessBlockConfiguration {
+    PublicAccessBlockConfiguration {
+        block_public_acls: Some(block.block_acls),
+        block_public_policy: Some(block.block_policy),
+        ignore_public_acls: Some(block.ignore_acls),
+        restrict_public_buckets: Some(block.restrict),
+    }
+}
+
+pub(super) fn read_block(given: &PublicAccessBlockConfiguration) -> PublicAccessBlock {
+    PublicAccessBlock {
+        block_acls: given.block_public_acls == Some(true),
+        ignore_acls: given.ignore_public_acls == Some(true),
+        block_policy: given.block_public_policy == Some(true),
+        restrict: given.restrict_public_buckets == Some(true),
+    }
+}
+
 impl S3Api {
     pub(super) async fn get_bucket_policy(
         &self,
@@ -71,12 +89,7 @@ impl S3Api {
             let message = "The public access block configuration was not found";
             return Err(s3("NoSuchPublicAccessBlockConfiguration", StatusCode::NOT_FOUND, message));
         };
-        let public_access_block_configuration = Some(PublicAccessBlockConfiguration {
-            block_public_acls: Some(block.block_acls),
-            block_public_policy: Some(block.block_policy),
-            ignore_public_acls: Some(block.ignore_acls),
-            restrict_public_buckets: Some(block.restrict),
-        });
+        let public_access_block_configuration = Some(shown_block(block));
         Ok(S3Response::new(GetPublicAccessBlockOutput { public_access_block_configuration }))
     }
 
@@ -85,13 +98,7 @@ impl S3Api {
         request: S3Request<PutPublicAccessBlockInput>,
     ) -> S3Result<S3Response<PutPublicAccessBlockOutput>> {
         let bucket = request.bucket()?.clone();
-        let given = &request.input.public_access_block_configuration;
-        let block = PublicAccessBlock {
-            block_acls: given.block_public_acls == Some(true),
-            ignore_acls: given.ignore_public_acls == Some(true),
-            block_policy: given.block_public_policy == Some(true),
-            restrict: given.restrict_public_buckets == Some(true),
-        };
+        let block = read_block(&request.input.public_access_block_configuration);
         self.set_public_access_block(&bucket, Some(block)).await?;
         Ok(S3Response::new(PutPublicAccessBlockOutput::default()))
     }

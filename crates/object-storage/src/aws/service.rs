@@ -168,6 +168,8 @@ operations! {
     delete_bucket_ownership_controls: DeleteBucketOwnershipControlsInput -> DeleteBucketOwnershipControlsOutput,
     put_bucket_acl: PutBucketAclInput -> PutBucketAclOutput,
     put_object_acl: PutObjectAclInput -> PutObjectAclOutput,
+    put_bucket_website: PutBucketWebsiteInput -> PutBucketWebsiteOutput,
+    delete_bucket_website: DeleteBucketWebsiteInput -> DeleteBucketWebsiteOutput,
     put_object: PutObjectInput -> PutObjectOutput,
     get_object: GetObjectInput -> GetObjectOutput,
     head_object: HeadObjectInput -> HeadObjectOutput,

@@ -84,6 +84,7 @@ impl World {
             ids,
             region: REGION.to_owned(),
             domains: vec!["s3.test".to_owned()],
+            website_domains: vec!["website.test".to_owned()],
             new_buckets: Default::default(),
             lifecycle_day: Day::default(),
         })

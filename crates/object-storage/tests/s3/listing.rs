@@ -115,6 +115,8 @@ async fn pages_on_the_wire() {
     assert_eq!((page.field("KeyCount").as_deref(), page.field("IsTruncated").as_deref()), (Some("2"), Some("true")));
     assert!(!text.contains("<Owner>"), "{text}");
     let token = page.field("NextContinuationToken").unwrap();
+    let first = get("list-type=2&max-keys=1&continuation-token=").await;
+    assert_eq!(first.expect(200, "an empty token").text().matches("<Key>").count(), 1, "is none");
     let next = get(&format!("list-type=2&delimiter=%2F&max-keys=2&fetch-owner=true&continuation-token={token}")).await;
     let text = next.expect(200, "second page").text();
     assert!(

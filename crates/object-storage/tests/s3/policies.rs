@@ -364,3 +364,45 @@ async fn what_blocks_public_policies() {
     allowed(nobody.get("/bucket/k"), "everybody again").await;
     denied(world.stranger.delete("/bucket?publicAccessBlock"), "a stranger").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_blocks_the_public_in_all_its_buckets() {
+    let world = World::with_bucket().await;
+    let (c, nobody) = (&world.root, world.anonymous());
+    c.put("/bucket/k").header("x-amz-acl", "public-read").body("1").send().await.expect(200, "public");
+    let target = "/v20180820/configuration/publicAccessBlock";
+    let account = world.account.to_string();
+    let of_account = |call: Call| call.header("x-amz-account-id", &account);
+    let block = "<PublicAccessBlockConfiguration><IgnorePublicAcls>true</IgnorePublicAcls><BlockPublicPolicy>true</BlockPublicPolicy></PublicAccessBlockConfiguration>";
+    of_account(c.get(target)).send().await.refused(404, "NoSuchPublicAccessBlockConfiguration", "told nothing");
+    allowed(nobody.get("/bucket/k"), "its list counts").await;
+    let set = of_account(c.put(target)).body(block).send().await.expect(200, "told");
+    assert_eq!(set.outcome.operation.as_deref(), Some("PutPublicAccessBlock"), "for the audit log");
+    let read = of_account(c.get(target)).send().await.expect(200, "read");
+    assert_eq!(
+        (read.field("IgnorePublicAcls").as_deref(), read.field("BlockPublicAcls").as_deref()),
+        (Some("true"), Some("false"))
+    );
+    denied(nobody.get("/bucket/k"), "no list lets in everybody").await;
+    let public = document(&[statement("Allow", EVERYONE, "s3:GetObject", "bucket/*", "")]);
+    denied(c.put("/bucket?policy").body(public), "nor may a policy").await;
+    c.get("/bucket?publicAccessBlock").send().await.refused(
+        404,
+        "NoSuchPublicAccessBlockConfiguration",
+        "not the bucket's own",
+    );
+    let reader = world.user("reader", r#"{"Version":"2012-10-17","Statement":{"Effect":"Allow","Action":"s3:GetAccountPublicAccessBlock","Resource":"*"}}"#).await;
+    allowed(of_account(reader.get(target)), "who may read it").await;
+    denied(of_account(reader.delete(target)), "but not change it").await;
+    denied(of_account(world.stranger.get(target)), "another account").await;
+    denied(of_account(nobody.get(target)), "nobody").await;
+    of_account(c.put(target)).body("x").send().await.refused(400, "MalformedXML", "no document");
+    c.get(target).header("x-amz-account-id", "me").send().await.refused(400, "InvalidRequest", "no account");
+    of_account(c.put(target)).body(block).payload(&"0".repeat(64)).send().await.refused(
+        400,
+        "XAmzContentSHA256Mismatch",
+        "another body",
+    );
+    of_account(c.delete(target)).send().await.expect(204, "forgotten");
+    allowed(nobody.get("/bucket/k"), "its list counts again").await;
+}
