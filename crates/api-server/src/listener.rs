@@ -1,7 +1,8 @@
 //! Accepting connections: bounded in number, each with deadlines, all closed in order at the end.
 
+use bytes::Bytes;
 use http::{HeaderValue, header};
-use hyper::body::Body;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -9,7 +10,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -98,14 +102,15 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
 async fn connection(server: ApiServer, stream: TcpStream, peer: SocketAddr, mut closed: watch::Receiver<bool>) {
     // Answers are small and complete: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |request: http::Request<Incoming>| {
         let server = server.clone();
-        // A client that waits for `100 Continue` before an empty body never gets one, and botocore then takes this
-        // answer's status for that of the connection's next one.
-        let waits_in_vain = request.headers().contains_key(header::EXPECT) && request.body().is_end_stream();
+        let waits = request.headers().contains_key(header::EXPECT);
+        let was_read = Arc::new(AtomicBool::new(false));
+        let (parts, inner) = request.into_parts();
+        let body = AwaitedBody { inner, was_read: Arc::clone(&was_read) };
         async move {
-            let mut response = server.handle(request.map(axum::body::Body::new), peer).await;
-            if waits_in_vain {
+            let mut response = server.handle(http::Request::from_parts(parts, axum::body::Body::new(body)), peer).await;
+            if waits && !was_read.load(Ordering::Relaxed) {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
@@ -129,5 +134,39 @@ async fn connection(server: ApiServer, stream: TcpStream, peer: SocketAddr, mut 
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "a connection ended early");
+    }
+}
+
+/// The body of a client that may be waiting for `100 Continue`, which it gets when the body is first read. If it gets the
+/// answer instead, nobody can tell whether that body comes next after all or the next request: the connection has to end
+/// (RFC 9110, section 10.1.1), or the one would be read as a part of the other. An empty body is never read, and botocore
+/// then takes the answer's status for that of the connection's next one.
+struct AwaitedBody {
+    inner: Incoming,
+    /// Whether there was something to read, and all of it was.
+    was_read: Arc<AtomicBool>,
+}
+
+impl Body for AwaitedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.inner.is_end_stream() {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if frame.is_none() || self.inner.is_end_stream() {
+            self.was_read.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }

@@ -125,3 +125,32 @@ async fn headers_without_bound_are_refused() {
     served.stop.send(()).unwrap();
     within("the end of the server", served.done).await.unwrap();
 }
+
+/// Otherwise the first bytes of the next request could be taken for the body.
+#[tokio::test]
+async fn an_answer_instead_of_100_continue_ends_the_connection() {
+    let world = World::new().await;
+    let served = serve(&world).await;
+    for length in [0, 1] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let head =
+            format!("PUT /bucket/key HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = everything(&mut stream).await;
+        let (head, _) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("connection: close"), "{answer}");
+    }
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let form = "content-type: application/x-www-form-urlencoded\r\ncontent-length: 16";
+    let head = format!("POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n{form}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut buffer = [0; 25];
+    within("100 Continue", stream.read_exact(&mut buffer)).await.unwrap();
+    assert!(buffer.starts_with(b"HTTP/1.1 100 Continue"), "{buffer:?}");
+    stream.write_all(b"Action=ListUsers").await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let answers = everything(&mut stream).await;
+    assert!(answers.starts_with("HTTP/1.1 4") && answers.ends_with("ok\n"), "the connection goes on: {answers}");
+    served.stop.send(()).unwrap();
+    within("the end of the server", served.done).await.unwrap();
+}
