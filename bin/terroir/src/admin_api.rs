@@ -62,6 +62,23 @@ pub struct AccountSummary {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IssuerKeysRequest {
+    pub url: String,
+    pub jwks: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoveIssuerRequest {
+    pub url: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IssuerSummary {
+    pub url: String,
+    pub updated_at: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredBlob {
     pub size_bytes: u64,
     pub sha256: String,

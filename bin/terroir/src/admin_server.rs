@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, put};
+use axum::routing::{get, post, put};
 use futures::TryStreamExt;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
 use tokio_util::io::ReaderStream;
 
 use crate::admin_api::{
-    AccountSummary, Environment, HostSummary, ImageSummary, NewAccountAnswer, NewAccountRequest, RegisterImageRequest,
-    ServerStatus, StoredBlob,
+    AccountSummary, Environment, HostSummary, ImageSummary, IssuerKeysRequest, IssuerSummary, NewAccountAnswer,
+    NewAccountRequest, RegisterImageRequest, RemoveIssuerRequest, ServerStatus, StoredBlob,
 };
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
@@ -74,6 +74,8 @@ impl Admin {
             .route("/status", get(status))
             .route("/environment", get(environment))
             .route("/accounts", get(list_accounts).post(add_account))
+            .route("/issuers", get(list_issuers).post(set_issuer))
+            .route("/issuers/remove", post(remove_issuer))
             .route("/blobs/{*name}", put(put_blob))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
@@ -191,6 +193,29 @@ async fn list_accounts(State(admin): State<Arc<Admin>>) -> Answer<Vec<AccountSum
         created_at: account.created_at.to_rfc3339_seconds(),
     };
     Ok(Json(accounts.iter().map(summary).collect()))
+}
+
+async fn list_issuers(State(admin): State<Arc<Admin>>) -> Answer<Vec<IssuerSummary>> {
+    let txn = admin.cloud.store.read().await?;
+    let issuers = terroir_iam::ops::list_issuers(&txn)?;
+    let summary = |issuer: &Arc<terroir_iam::model::IssuerKeys>| IssuerSummary {
+        url: issuer.tenant.issuer.clone(),
+        updated_at: issuer.updated_at.to_rfc3339_seconds(),
+    };
+    Ok(Json(issuers.iter().map(summary).collect()))
+}
+
+async fn set_issuer(State(admin): State<Arc<Admin>>, Json(request): Json<IssuerKeysRequest>) -> Answer<()> {
+    let now = admin.cloud.clock.now();
+    let set = |txn: &mut terroir_store::Txn| terroir_iam::ops::set_issuer_keys(txn, &request.url, &request.jwks, now);
+    admin.cloud.store.transact(&[], set).await?;
+    Ok(Json(()))
+}
+
+async fn remove_issuer(State(admin): State<Arc<Admin>>, Json(request): Json<RemoveIssuerRequest>) -> Answer<()> {
+    let remove = |txn: &mut terroir_store::Txn| terroir_iam::ops::remove_issuer_keys(txn, &request.url);
+    admin.cloud.store.transact(&[], remove).await?;
+    Ok(Json(()))
 }
 
 async fn put_blob(State(admin): State<Arc<Admin>>, Path(name): Path<String>, body: Body) -> Answer<StoredBlob> {
