@@ -99,6 +99,10 @@ class Maker:
         length = 2 if self.everything else self.random.choice([0, 1, 2, 3, 12])
         return [self.value(shape.member) for _ in range(length)]
 
+    def map(self, shape):
+        length = 2 if self.everything else self.random.choice([0, 1, 3])
+        return {self.value(shape.key): self.value(shape.value) for _ in range(length)}
+
     def string(self, shape):
         if shape.enum and self.random.random() < 0.5:
             return self.random.choice(shape.enum)
@@ -162,18 +166,20 @@ def test_requests(codecs, service, action):
     model = MODELS[service]
     operation = model.operation_model(action)
     shape = operation.input_shape
+    # Some actions take no parameters at all.
+    members = shape.members if shape else {}
     serializer = botocore.serialize.create_serializer(model.metadata["protocol"], include_validation=False)
     for number in range(ROUNDS):
         maker = Maker(number, action, service, is_request=True)
-        given = maker.structure(shape, always=shape.required_members, top=True)
+        given = maker.structure(shape, always=shape.required_members, top=True) if shape else {}
         body = form(serializer.serialize_to_request(given, operation)["body"], maker.random)
         answer = codecs.ask(service=service, action=action, body=body)
         assert plain(answer["request"]) == plain(given), (number, body)
-        tokens = [name for name, member in shape.members.items() if member.metadata.get("idempotencyToken")]
+        tokens = [name for name, member in members.items() if member.metadata.get("idempotencyToken")]
         assert answer["client_token"] == given.get(*tokens or ["ClientToken"])
         assert answer["dry_run"] == given.get("DryRun", False)
         names = ("MaxResults", "NextToken") if service == "ec2" else ("MaxItems", "Marker")
-        paged = all(name in shape.members for name in names)
+        paged = all(name in members for name in names)
         assert answer["page"] == [given.get(name) if paged else None for name in names]
 
 

@@ -83,6 +83,23 @@ pub struct ObjectUsage {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IssuerKeysRequest {
+    pub url: String,
+    pub jwks: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RemoveIssuerRequest {
+    pub url: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct IssuerSummary {
+    pub url: String,
+    pub updated_at: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct StoredBlob {
     pub size_bytes: u64,
     pub sha256: String,

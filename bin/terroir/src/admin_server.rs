@@ -27,8 +27,8 @@ use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
 use tokio_util::io::ReaderStream;
 
 use crate::admin_api::{
-    AccountSummary, Environment, HostSummary, ImageSummary, NewAccountAnswer, NewAccountRequest, RegisterImageRequest,
-    ServerStatus, StoredBlob,
+    AccountSummary, Environment, HostSummary, ImageSummary, IssuerKeysRequest, IssuerSummary, NewAccountAnswer,
+    NewAccountRequest, RegisterImageRequest, RemoveIssuerRequest, ServerStatus, StoredBlob,
 };
 use crate::admin_objects::{set_quota, show_quotas};
 use crate::object_store::{Line, SAY_EVERY};
@@ -78,6 +78,8 @@ impl Admin {
             .route("/status", get(status))
             .route("/environment", get(environment))
             .route("/accounts", get(list_accounts).post(add_account))
+            .route("/issuers", get(list_issuers).post(set_issuer))
+            .route("/issuers/remove", post(remove_issuer))
             .route("/blobs/{*name}", put(put_blob))
             .route("/objects/stats", get(object_stats))
             .route("/objects/verify", post(verify_objects))
@@ -207,6 +209,29 @@ async fn list_accounts(State(admin): State<Arc<Admin>>) -> Answer<Vec<AccountSum
         created_at: account.created_at.to_rfc3339_seconds(),
     };
     Ok(Json(accounts.iter().map(summary).collect()))
+}
+
+async fn list_issuers(State(admin): State<Arc<Admin>>) -> Answer<Vec<IssuerSummary>> {
+    let txn = admin.cloud.store.read().await?;
+    let issuers = terroir_iam::ops::list_issuers(&txn)?;
+    let summary = |issuer: &Arc<terroir_iam::model::IssuerKeys>| IssuerSummary {
+        url: issuer.tenant.issuer.clone(),
+        updated_at: issuer.updated_at.to_rfc3339_seconds(),
+    };
+    Ok(Json(issuers.iter().map(summary).collect()))
+}
+
+async fn set_issuer(State(admin): State<Arc<Admin>>, Json(request): Json<IssuerKeysRequest>) -> Answer<()> {
+    let now = admin.cloud.clock.now();
+    let set = |txn: &mut terroir_store::Txn| terroir_iam::ops::set_issuer_keys(txn, &request.url, &request.jwks, now);
+    admin.cloud.store.transact(&[], set).await?;
+    Ok(Json(()))
+}
+
+async fn remove_issuer(State(admin): State<Arc<Admin>>, Json(request): Json<RemoveIssuerRequest>) -> Answer<()> {
+    let remove = |txn: &mut terroir_store::Txn| terroir_iam::ops::remove_issuer_keys(txn, &request.url);
+    admin.cloud.store.transact(&[], remove).await?;
+    Ok(Json(()))
 }
 
 async fn put_blob(State(admin): State<Arc<Admin>>, Path(name): Path<String>, body: Body) -> Answer<StoredBlob> {

@@ -35,6 +35,9 @@ pub enum Command {
     /// Tenants
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Public keys of issuers of identity tokens (OpenID Connect)
+    #[command(subcommand)]
+    Issuer(IssuerCommand),
     /// Images for everybody in the region
     #[command(subcommand)]
     Image(ImageCommand),
@@ -170,6 +173,25 @@ pub enum QuotaCommand {
         /// Number of the account
         #[arg(long)]
         account: String,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum IssuerCommand {
+    /// Set the keys with which an issuer signs its tokens
+    Set {
+        /// As tokens name it, with https://
+        url: String,
+        /// A JSON Web Key Set
+        #[arg(long, value_name = "FILE")]
+        jwks: PathBuf,
+    },
+    /// Forget an issuer's keys
+    Remove { url: String },
+    /// All issuers whose keys are known
+    List {
         #[arg(long)]
         json: bool,
     },

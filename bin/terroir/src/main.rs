@@ -14,6 +14,7 @@ mod ec2_client;
 mod guest_services;
 mod hosts;
 mod image;
+mod issuer;
 mod layout;
 mod logs;
 mod object_store;
@@ -65,6 +66,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Env => account::env(&layout).await,
         Command::Doctor(args) => doctor::run(&layout, args.json),
         Command::Account(command) => account::run(&layout, command).await,
+        Command::Issuer(command) => issuer::run(&layout, command).await,
         Command::Image(command) => image::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,

@@ -332,13 +332,16 @@ async fn serve_unix(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use terroir_agent_api::{BlobFormat, HostFacts, HypervisorKind};
     use terroir_aws_model::Service;
+    use terroir_block_storage::model::{Blob, ImageMapping, VolumeType};
+    use terroir_block_storage::ops::{ImageRequest, SnapshotRequest, SystemImage};
+    use terroir_policy::{Operator, Site};
+    use terroir_types::{AccountId, HostId, ResourceId, SnapshotId};
 
-    /// The whole registry, as it is served: every generated action is there, and none can be used without permission.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn every_action_is_wired_and_refuses_strangers() {
-        let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::find(Some(folder.path())).unwrap();
+    /// The whole registry, as it is served.
+    async fn served(folder: &Path) -> (Cloud, ApiServer) {
+        let layout = Layout::find(Some(folder)).unwrap();
         layout.create().unwrap();
         let cloud = open(&layout, Settings::default()).await.unwrap();
         first_start(&cloud).await.unwrap();
@@ -350,6 +353,92 @@ mod tests {
         }
         let objects = objects(&cloud).await.unwrap();
         let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(Admin::new(cloud.clone())));
+        (cloud, server)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_action_is_wired_and_refuses_strangers() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, server) = served(folder.path()).await;
         assert_eq!(terroir_api_server::coverage::problems(&server).await.unwrap(), Vec::<String>::new());
+    }
+
+    fn disk() -> Blob {
+        Blob { sha256: "ab".repeat(32), size_bytes: 1 << 20, format: BlobFormat::Raw }
+    }
+
+    /// An image of the account's own, whose bytes would have to come from an object.
+    fn own_image(cloud: &Cloud, txn: &mut terroir_store::Txn, account: AccountId) -> Result<Vec<String>, Error> {
+        let (now, id) = (cloud.clock.now(), SnapshotId::generate(&*cloud.ids));
+        let snapshot = SnapshotRequest {
+            id,
+            blob: disk(),
+            disk_bytes: 1 << 20,
+            description: String::new(),
+            object: None,
+            tags: Default::default(),
+        };
+        terroir_block_storage::ops::create_snapshot(txn, account, now, snapshot)?;
+        let mapping = ImageMapping {
+            device: "/dev/xvda".to_owned(),
+            snapshot: Some(id),
+            size_bytes: 1 << 30,
+            volume_type: VolumeType::Gp3,
+            delete_on_termination: true,
+        };
+        let image = ImageRequest {
+            name: "own".to_owned(),
+            description: String::new(),
+            location: "bucket/own".to_owned(),
+            architecture: "x86_64".to_owned(),
+            root_device: "/dev/xvda".to_owned(),
+            mappings: vec![mapping],
+            direct_boot: None,
+            public: false,
+            tags: Default::default(),
+        };
+        let image = terroir_block_storage::ops::register_image(txn, &*cloud.ids, account, now, image)?;
+        Ok(vec![image.id.to_string(), id.to_string()])
+    }
+
+    /// A host that can take instances, and an image for them.
+    fn stock(cloud: &Cloud, txn: &mut terroir_store::Txn) -> Result<(), Error> {
+        let (now, zone) = (cloud.clock.now(), cloud.settings.zone());
+        let site = Site { name: zone.clone(), country: "FR".to_owned() };
+        let registration = terroir_compute::ops::HostRegistration { zone, site, operator: Operator::default() };
+        let facts = HostFacts {
+            name: "box".to_owned(),
+            hypervisor: HypervisorKind::Simulated,
+            accelerator: "none".to_owned(),
+            accelerator_reason: None,
+            architecture: "x86_64".to_owned(),
+            vcpus: 64,
+            memory_bytes: 64 << 30,
+            volume_bytes_total: 1 << 40,
+            volume_bytes_free: 1 << 40,
+            agent_version: "0".to_owned(),
+            problems: Vec::new(),
+        };
+        terroir_compute::ops::register_host(txn, HostId::generate(&*cloud.ids), registration, facts, now)?;
+        let image = SystemImage {
+            name: "empty".to_owned(),
+            description: String::new(),
+            architecture: "x86_64".to_owned(),
+            snapshot: SnapshotId::generate(&*cloud.ids),
+            disk: disk(),
+            disk_bytes: 1 << 20,
+            direct_boot: None,
+        };
+        terroir_block_storage::ops::register_system_image(txn, &*cloud.ids, now, image).map(drop)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn tenants_are_kept_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cloud, server) = served(folder.path()).await;
+        cloud.store.transact(&[], |txn| stock(&cloud, txn)).await.unwrap();
+        let equip = |txn: &mut terroir_store::Txn, account| own_image(&cloud, txn, account);
+        let problems = terroir_api_server::apart::problems(&server, equip).await.unwrap();
+        assert!(problems.is_empty(), "{}", problems.join("\n"));
     }
 }

@@ -60,6 +60,8 @@ pub struct LiveContext<'a> {
 pub trait LiveAction: Send + Sync + 'static {
     type Op: Operation;
     const ACCESS: Access;
+    /// Whether it may come without a signature; the caller is then [`Caller::anonymous`].
+    const UNSIGNED: bool = false;
 
     /// As [`Action::targets`].
     fn targets(&self, cx: &Context<'_>, request: &<Self::Op as Operation>::Request) -> Result<Vec<Target>, Error>;

@@ -7,7 +7,7 @@ use terroir_types::{AccountId, Arn, IdSource, Timestamp};
 /// Who is asking, as authentication established it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// [`AccountId::NOBODY`] for a service and for the anonymous caller.
+    /// [`AccountId::NOBODY`] for callers without an account.
     pub account: AccountId,
     /// `arn:aws:iam::ACCOUNT:root`, `...:user/NAME`, `arn:aws:sts::ACCOUNT:assumed-role/ROLE/SESSION` or
     /// `...:federated-user/NAME`.
@@ -41,6 +41,11 @@ pub enum CallerKind {
         name: String,
         /// As for an assumed role, but without any the session may do nothing by itself.
         policies: Vec<String>,
+    },
+    /// A person for whom an identity provider vouches, while it asks for a session of a role.
+    WebIdentity {
+        /// ARN of the provider.
+        provider: String,
     },
     /// A part of this cloud that acts by itself.
     Service {
@@ -85,6 +90,12 @@ impl Caller {
     /// can allow it anything.
     pub fn service(name: &str) -> Self {
         Self::without_account(&format!("arn:aws:iam:::{name}"), name, CallerKind::Service { name: name.to_owned() })
+    }
+
+    /// A person, called `subject` by the identity provider of this ARN. Only a role's trust policy can allow it anything.
+    pub fn web_identity(provider: &str, subject: &str) -> Self {
+        let kind = CallerKind::WebIdentity { provider: provider.to_owned() };
+        Self::without_account("arn:aws:iam:::web-identity", &format!("{provider}:{subject}"), kind)
     }
 
     fn without_account(arn: &str, user_id: &str, kind: CallerKind) -> Self {

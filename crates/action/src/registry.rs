@@ -35,6 +35,8 @@ pub trait Entry: Send + Sync {
     fn service(&self) -> Service;
     fn name(&self) -> &'static str;
     fn access(&self) -> Access;
+    /// Whether it may come without a signature.
+    fn unsigned(&self) -> bool;
     /// Errors: `MissingParameter`, `InvalidParameterValue`, `UnknownParameter`, ... of the decoder.
     fn decode(&self, params: &Params) -> Result<Box<dyn Call>, Error>;
 }
@@ -95,6 +97,10 @@ impl<A: Action> Entry for PlainEntry<A> {
 
     fn access(&self) -> Access {
         A::ACCESS
+    }
+
+    fn unsigned(&self) -> bool {
+        false
     }
 
     fn decode(&self, params: &Params) -> Result<Box<dyn Call>, Error> {
@@ -164,6 +170,10 @@ impl<A: LiveAction> Entry for LiveEntry<A> {
 
     fn access(&self) -> Access {
         A::ACCESS
+    }
+
+    fn unsigned(&self) -> bool {
+        A::UNSIGNED
     }
 
     fn decode(&self, params: &Params) -> Result<Box<dyn Call>, Error> {

@@ -11,15 +11,19 @@ use terroir_types::Error;
 use crate::ApiServer;
 use crate::in_process::Client;
 
-const TABLE: &str = include_str!("coverage.txt");
+pub(crate) const TABLE: &str = include_str!("coverage.txt");
 
 /// Actions that need no permission, as at AWS.
 const PUBLIC: &[(Service, &str)] = &[(Service::Sts, "GetCallerIdentity"), (Service::Sts, "GetSessionToken")];
 
-type Rows<'a> = BTreeMap<(&'a str, &'a str), Vec<(&'a str, &'a str)>>;
+/// Actions for which something else than a signature and permissions is shown, and what they answer to a stranger.
+const OTHERWISE_CLOSED: &[(Service, &str, &str)] =
+    &[(Service::Sts, "AssumeRoleWithWebIdentity", "InvalidIdentityToken")];
+
+pub(crate) type Rows<'a> = BTreeMap<(&'a str, &'a str), Vec<(&'a str, &'a str)>>;
 
 /// Lines `service Action Name=value ...`; a value has no blanks.
-fn rows(table: &str) -> Rows<'_> {
+pub(crate) fn rows(table: &str) -> Rows<'_> {
     let lines = table.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     lines
         .filter_map(|line| {
@@ -60,7 +64,12 @@ pub async fn problems(server: &ApiServer) -> Result<Vec<String>, Error> {
             continue;
         };
         let answer = client.call(server, service, action, parameters).await;
-        let refusal = if service == Service::Ec2 { "UnauthorizedOperation" } else { "AccessDenied" };
+        let otherwise = OTHERWISE_CLOSED.iter().find(|(of, name, _)| (*of, *name) == (service, action));
+        let refusal = match otherwise {
+            Some((_, _, code)) => code,
+            None if service == Service::Ec2 => "UnauthorizedOperation",
+            None => "AccessDenied",
+        };
         let public = PUBLIC.contains(&(service, action));
         let as_it_should = if public { answer.status.is_success() } else { answer.code == refusal };
         if !as_it_should {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Reply, Target};
 use terroir_aws_model::{ActionStatus, Params, Service};
 use terroir_iam::RequestFacts;
-use terroir_iam::sigv4::{self, Presented};
+use terroir_iam::sigv4::{self, Presented, SignatureError};
 use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, ErrorClass, Timestamp};
 
@@ -61,10 +61,16 @@ impl ApiServer {
         let answer = async {
             let body = self.read_body(service, parts, body).await?;
             service = service_of(presented.as_ref().ok(), parts, &body);
-            let presented = presented.map_err(|error| Failure::of_signature(service, &error));
-            let presented = presented.map_err(|failure| self.failed_to_authenticate(service, facts, failure))?;
+            let presented = match presented {
+                Ok(presented) => Some(presented),
+                Err(SignatureError::Missing) if self.may_be_unsigned(service, parts, &body) => None,
+                Err(error) => {
+                    let failure = Failure::of_signature(service, &error);
+                    return Err(self.failed_to_authenticate(service, facts, failure));
+                }
+            };
             let arrival = arrival(service, parts, &body, facts, request_id)?;
-            self.admit_and_run(&arrival, &presented, parts, &body, &mut trace).await
+            self.admit_and_run(&arrival, presented.as_ref(), parts, &body, &mut trace).await
         };
         let answer = Box::pin(answer).await;
         trace.service = service.signing_name();
@@ -102,10 +108,17 @@ impl ApiServer {
         }
     }
 
+    /// Whether the request is for an action that comes without a signature.
+    fn may_be_unsigned(&self, service: Service, parts: &request::Parts, body: &[u8]) -> bool {
+        let params = Params::parse(parts.uri.query().unwrap_or_default(), body);
+        let entry = params.ok().and_then(|params| self.entry(service, &params).ok());
+        entry.is_some_and(|entry| entry.unsigned())
+    }
+
     async fn admit_and_run(
         &self,
         arrival: &Arrival<'_>,
-        presented: &Presented,
+        presented: Option<&Presented>,
         parts: &request::Parts,
         body: &Bytes,
         trace: &mut Trace,
@@ -113,17 +126,22 @@ impl ApiServer {
         let (service, facts) = (arrival.service, arrival.facts);
         let fail = |error: &Error| self.failure(service, arrival.request_id, error);
         let mut txn = self.0.parts.store.read().await.map_err(|error| fail(&error.into()))?;
-        let hash = sigv4::payload_hash(body);
-        let caller = self
-            .0
-            .authenticator
-            .check(&txn, service, presented, parts, &hash, facts.now)
-            .map_err(|failure| self.failed_to_authenticate(service, facts, failure))?;
-        trace.account = Some(caller.account);
-        if !self.0.accounts.take(&caller.account, facts.now) {
-            return Err(Failure::throttled(service));
-        }
-        self.note_use(presented);
+        let caller = match presented {
+            Some(presented) => {
+                let hash = sigv4::payload_hash(body);
+                let checked = self.0.authenticator.check(&txn, service, presented, parts, &hash, facts.now);
+                let caller = checked.map_err(|failure| self.failed_to_authenticate(service, facts, failure))?;
+                trace.account = Some(caller.account);
+                if !self.0.accounts.take(&caller.account, facts.now) {
+                    return Err(Failure::throttled(service));
+                }
+                self.note_use(presented);
+                caller
+            }
+            // Nobody's account pays for it, so the address does.
+            None if !self.count_failure(facts) => return Err(Failure::throttled(service)),
+            None => Caller::anonymous(),
+        };
         let entry = self.entry(service, &arrival.params).map_err(|error| fail(&error))?;
         trace.action = entry.name();
         let call = entry.decode(&arrival.params).map_err(|error| fail(&error))?;

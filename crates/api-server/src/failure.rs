@@ -36,7 +36,11 @@ impl Failure {
             }
             _ => (error.code(), error.message().to_owned()),
         };
-        Self { status: status(service, error.class()), code: code.to_owned(), message }
+        let status = match (service, code) {
+            (Service::Iam, "ReportNotPresent" | "ReportExpired") => StatusCode::GONE,
+            _ => status(service, error.class()),
+        };
+        Self { status, code: code.to_owned(), message }
     }
 
     pub(crate) fn of_signature(service: Service, error: &SignatureError) -> Self {

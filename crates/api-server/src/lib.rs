@@ -8,6 +8,7 @@
 //! Actions are known only through the registry. A write, its idempotency row and its audit record are one transaction.
 //! Nothing here logs a body, a header or a secret.
 
+pub mod apart;
 mod audit;
 mod authenticate;
 pub mod coverage;

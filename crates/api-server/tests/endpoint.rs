@@ -245,7 +245,7 @@ async fn unknown_and_unbuilt_actions() {
         assert_answer(&call(service, "").await, 400, "InvalidAction", "empty");
     }
     assert_answer(&call(Ec2, "CreateTransitGateway").await, 400, "UnsupportedOperation", "not built");
-    assert_answer(&call(Iam, "CreateLoginProfile").await, 400, "UnsupportedOperation", "not built");
+    assert_answer(&call(Iam, "UploadServerCertificate").await, 400, "UnsupportedOperation", "not built");
     let old = world.root.signed_post(Iam, "Action=ListUsers&Version=2009-01-01");
     assert_answer(&world.root.send(&world.server, old).await, 400, "InvalidAction", "another version");
     let nameless = world.root.call(&world.server, Iam, "DeleteUser", &[]).await;

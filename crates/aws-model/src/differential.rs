@@ -8,6 +8,7 @@ use crate::{Decode, Operation, Params, Service, encode_error, encode_response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 use terroir_types::Timestamp;
 
 type Result<T, E = String> = std::result::Result<T, E>;
@@ -107,6 +108,17 @@ impl<T: Json> Field for Vec<T> {
             None => Ok(vec![]),
             Some(value) => value.as_array().ok_or("not a list")?.iter().map(T::from_json).collect(),
         }
+    }
+}
+
+impl<T: Json> Json for BTreeMap<String, T> {
+    fn to_json(&self) -> Value {
+        self.iter().map(|(key, value)| (key.clone(), value.to_json())).collect::<Map<_, _>>().into()
+    }
+
+    fn from_json(value: &Value) -> Result<Self> {
+        let map = value.as_object().ok_or("not a map")?;
+        map.iter().map(|(key, value)| Ok((key.clone(), T::from_json(value)?))).collect()
     }
 }
 

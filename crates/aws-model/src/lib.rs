@@ -6,7 +6,7 @@
 //!
 //! How a shape becomes a type: structures keep their names; members are `snake_case` (`type_` for Rust's keywords);
 //! scalars and structures are `Option`, except that required scalars of a request are plain and required lists are not
-//! empty; lists are `Vec`; enums are `String`; times are [`terroir_types::Timestamp`]; blobs are `Vec<u8>`, base64 on the
+//! empty; lists are `Vec`, maps (in responses) `BTreeMap`; enums are `String`; times are [`terroir_types::Timestamp`]; blobs are `Vec<u8>`, base64 on the
 //! wire. In `Debug` output, members that hold secrets are redacted.
 
 mod error;

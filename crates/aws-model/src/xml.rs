@@ -6,6 +6,7 @@
 use crate::{Encode, Protocol};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use terroir_types::Timestamp;
 
@@ -91,6 +92,17 @@ pub trait Element {
 impl<T: Encode> Element for T {
     fn write(&self, w: &mut XmlWriter) {
         self.encode(w);
+    }
+}
+
+impl<T: Element> Element for BTreeMap<String, T> {
+    fn write(&self, w: &mut XmlWriter) {
+        for (key, value) in self {
+            w.markup(&["<entry>"]);
+            w.element("key", key);
+            w.element("value", value);
+            w.markup(&["</entry>"]);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use terroir_resources::Tags;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, ErrorClass};
 
+use crate::authorization_message;
 use crate::builtin;
 use crate::evaluation::{
     Document, DocumentKind, Keys, Layer, Opinion, Place, Policies, Principal, Question, Reach, Reason, decide_resource,
@@ -30,13 +31,7 @@ const ASSUME_ROLE: &str = "sts:AssumeRole";
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Source {
     Stored { account: AccountId, holder: String, hash: String },
-    Text { hash: String, text: String },
-}
-
-impl Source {
-    fn text(text: &str) -> Self {
-        Self::Text { hash: document_hash(text), text: text.to_owned() }
-    }
+    Builtin { hash: &'static str, text: &'static str },
 }
 
 /// What one snapshot says of a caller.
@@ -81,18 +76,6 @@ impl Applicable {
         let resources = self.resources.iter().flatten().map(|of_resource| &of_resource.document);
         sets.chain(&self.boundary).chain(resources).map(|document| &**document)
     }
-
-    fn decide(&self, caller: &Caller, targets: &[Target], facts: &RequestFacts) -> Result<(), Error> {
-        let standing = &self.standing;
-        let of_caller = request_keys::of_caller(caller, &standing.principal_arn, &standing.tags, facts);
-        for (target, of_resource) in targets.iter().zip(&self.resources) {
-            let mut keys = of_caller.clone();
-            request_keys::add_target(&mut keys, target);
-            decide_target(caller, self, target, of_resource.as_ref(), &keys)
-                .map_err(|reason| denied(caller, target, reason))?;
-        }
-        Ok(())
-    }
 }
 
 impl Iam {
@@ -119,7 +102,29 @@ impl Iam {
         if targets.is_empty() {
             return Ok(());
         }
-        self.applicable(txn, caller, targets).await?.decide(caller, targets, facts)
+        let applicable = self.applicable(txn, caller, targets).await?;
+        self.decide(&applicable, caller, targets, facts)
+    }
+
+    fn decide(
+        &self,
+        applicable: &Applicable,
+        caller: &Caller,
+        targets: &[Target],
+        facts: &RequestFacts,
+    ) -> Result<(), Error> {
+        for target in targets {
+            check_session(caller, &target.permission)?;
+        }
+        let standing = &applicable.standing;
+        let of_caller = request_keys::of_caller(caller, &standing.principal_arn, &standing.tags, facts);
+        for (target, of_resource) in targets.iter().zip(&applicable.resources) {
+            let mut keys = of_caller.clone();
+            request_keys::add_target(&mut keys, target);
+            decide_target(caller, applicable, target, of_resource.as_ref(), &keys)
+                .map_err(|refusal| self.denied(caller, target, refusal, &keys))?;
+        }
+        Ok(())
     }
 
     /// As [`Iam::authorize_in`]; beside the decision says whether a policy that had a say depends on a condition key
@@ -137,7 +142,7 @@ impl Iam {
     ) -> Result<Ruling, Error> {
         let applicable = self.applicable(txn, caller, targets).await?;
         let depends = applicable.documents().any(|document| document.asks_for(prefix));
-        match applicable.decide(caller, targets, facts) {
+        match self.decide(&applicable, caller, targets, facts) {
             Err(error) if error.class() != ErrorClass::Denied => Err(error),
             allowed => Ok(Ruling { allowed, depends }),
         }
@@ -221,7 +226,7 @@ impl Iam {
     /// `None`: the document was replaced after the snapshot that named it.
     async fn document(&self, kind: DocumentKind, source: &Source) -> Result<Option<Arc<Document>>, Error> {
         match source {
-            Source::Text { hash, text } => self.parsed(kind, hash, text).map(Some),
+            Source::Builtin { hash, text } => self.parsed(kind, hash, text).map(Some),
             Source::Stored { account, holder, hash } => {
                 if let Some(document) = self.cached_document(kind, hash) {
                     return Ok(Some(document));
@@ -241,7 +246,11 @@ fn session_texts(caller: &Caller) -> Option<&[String]> {
     match &caller.kind {
         CallerKind::AssumedRole { policies, .. } => Some(policies.as_slice()).filter(|policies| !policies.is_empty()),
         CallerKind::FederatedUser { policies, .. } => Some(policies),
-        CallerKind::Root | CallerKind::User { .. } | CallerKind::Service { .. } | CallerKind::Anonymous => None,
+        CallerKind::Root
+        | CallerKind::User { .. }
+        | CallerKind::WebIdentity { .. }
+        | CallerKind::Service { .. }
+        | CallerKind::Anonymous => None,
     }
 }
 
@@ -267,9 +276,11 @@ fn standing(txn: &Txn, caller: &Caller) -> Result<Standing, Error> {
                 collect(txn, caller.account, &role.id, &about.grants, standing.identity.get_or_insert_default())?;
             }
         }
-        CallerKind::Service { .. } | CallerKind::Anonymous => {}
+        CallerKind::WebIdentity { .. } | CallerKind::Service { .. } | CallerKind::Anonymous => {}
     }
     if let Some(session) = &caller.session {
+        // Tags of people and roles are the same whatever their case.
+        standing.tags.retain(|key, _| !session.tags.keys().any(|own| own.eq_ignore_ascii_case(key)));
         standing.tags.extend(session.tags.clone());
     }
     Ok(standing)
@@ -306,8 +317,8 @@ fn collect(txn: &Txn, account: AccountId, holder: &str, grants: &Grants, into: &
 }
 
 fn managed(txn: &Txn, account: AccountId, id: &str) -> Result<Option<Source>, Error> {
-    if let Some(policy) = builtin::by_id(id) {
-        return Ok(Some(Source::text(policy.document)));
+    if let Some((policy, hash)) = builtin::with_hash(id) {
+        return Ok(Some(Source::Builtin { hash, text: policy.document }));
     }
     let policy = by_id::<ManagedPolicy>(txn, account, id)?;
     Ok(policy.map(|policy| Source::Stored { account, holder: policy.id.clone(), hash: policy.document.clone() }))
@@ -324,14 +335,17 @@ fn trust_source(role: &Role) -> Source {
     Source::Stored { account: role.account, holder: role.id.clone(), hash: role.trust.clone() }
 }
 
-/// Whether a permission is about becoming a role, which the role's trust policy decides.
-fn is_about_trust(permission: &str) -> bool {
+/// Whether a target is about becoming a role, which the role's trust policy decides. Sessions that are not of roles are
+/// tagged too.
+fn is_about_trust(target: &Target) -> bool {
+    let permission = target.permission.as_str();
     matches!(permission, ASSUME_ROLE | "sts:AssumeRoleWithWebIdentity" | "sts:TagSession" | "sts:SetSourceIdentity")
+        && target.resource.as_ref().is_some_and(|arn| arn.service() == "iam")
 }
 
 /// The role that a target about trust names, if there is such a role.
 fn trusting_role(txn: &Txn, target: &Target) -> Result<Option<Arc<Role>>, Error> {
-    let Some(arn) = target.resource.as_ref().filter(|_| is_about_trust(&target.permission)) else { return Ok(None) };
+    let Some(arn) = target.resource.as_ref().filter(|_| is_about_trust(target)) else { return Ok(None) };
     match role_by_arn(txn, arn) {
         Ok(role) => Ok(Some(role)),
         Err(error) if error.class() == ErrorClass::NotFound => Ok(None),
@@ -369,13 +383,13 @@ fn decide_target(
     let question = Question { action: &target.permission, resource, keys };
     let place = Place {
         same_account: target.account().is_none_or(|account| account == caller.account),
-        policy_decides: target.policy_decides || is_about_trust(&target.permission),
+        policy_decides: target.policy_decides || is_about_trust(target),
         policy_only_denies: target.policy_only_denies,
         granted: target.granted,
     };
     let policies = Policies {
         identity: applicable.identity.as_deref(),
-        boundary: applicable.boundary.as_deref(),
+        boundary: applicable.boundary.as_ref().map(std::slice::from_ref),
         session: applicable.session.as_deref(),
         resource: of_resource.map(|of_resource| (&*of_resource.document, &of_resource.known)),
     };
@@ -398,37 +412,75 @@ fn principal<'a>(caller: &'a Caller, standing: &'a Standing) -> Principal<'a> {
             arn: caller.arn.as_str(),
             user: standing.user.as_ref().map(|(arn, id)| (arn.as_str(), id.as_str())),
         },
+        CallerKind::WebIdentity { provider } => Principal::Web(provider),
         CallerKind::Service { name } => Principal::Service(name),
         CallerKind::Anonymous => Principal::Anonymous,
     }
 }
 
-/// The words are AWS's.
-fn denied(caller: &Caller, target: &Target, refusal: Refusal) -> Error {
-    let access_denied = |message: String| Error::new(ErrorClass::Denied, "AccessDenied", message);
-    let reason = match refusal {
-        Refusal::RootAssumesRole => {
-            return access_denied("Roles may not be assumed by root accounts.".to_owned());
-        }
-        Refusal::Policies(_) if caller.kind == CallerKind::Anonymous => {
-            return access_denied("Access Denied".to_owned());
-        }
-        Refusal::Policies(reason) => reason,
+/// What AWS keeps from sessions that a user began for itself or for others, whatever policies say: of IAM all without a
+/// multi-factor code, and of STS nearly all ("Comparing the AWS STS API operations").
+///
+/// Errors: `InvalidClientTokenId`, `AccessDenied`.
+fn check_session(caller: &Caller, permission: &str) -> Result<(), Error> {
+    let Some(session) = &caller.session else { return Ok(()) };
+    let (with_code, may_assume) = match caller.kind {
+        CallerKind::Root | CallerKind::User { .. } => (session.mfa_at.is_some(), true),
+        CallerKind::FederatedUser { .. } => (false, false),
+        _ => return Ok(()),
     };
-    let noun = |layer| match layer {
-        Layer::Identity => ("an", "identity-based policy"),
-        Layer::Boundary => ("a", "permissions boundary"),
-        Layer::Session => ("a", "session policy"),
-        Layer::Resource => ("a", "resource-based policy"),
-    };
-    let action = &target.permission;
-    let because = match reason {
-        Reason::Explicit(layer) => {
-            let (article, noun) = noun(layer);
-            format!("with an explicit deny in {article} {noun}")
+    // Passing a role is a permission of other services' actions.
+    if permission.starts_with("iam:") && permission != "iam:PassRole" && !with_code {
+        let message = "The security token included in the request is invalid";
+        return Err(Error::new(ErrorClass::Denied, "InvalidClientTokenId", message));
+    }
+    let about_roles = matches!(permission, ASSUME_ROLE | "sts:TagSession" | "sts:SetSourceIdentity");
+    match permission.strip_prefix("sts:") {
+        Some(action) if !(may_assume && about_roles) => {
+            let message = format!("Cannot call {action} with session credentials");
+            Err(Error::new(ErrorClass::Denied, "AccessDenied", message))
         }
-        Reason::Missing(layer) => format!("because no {} allows the {action} action", noun(layer).1),
-    };
-    let resource = target.resource.as_ref().map(|arn| format!(" on resource: {arn}")).unwrap_or_default();
-    access_denied(format!("User: {} is not authorized to perform: {action}{resource} {because}", caller.arn))
+        _ => Ok(()),
+    }
+}
+
+impl Iam {
+    /// The words are AWS's. EC2's refusals carry, sealed, what was known of the request.
+    fn denied(&self, caller: &Caller, target: &Target, refusal: Refusal, keys: &Keys) -> Error {
+        let access_denied = |message: String| Error::new(ErrorClass::Denied, "AccessDenied", message);
+        let reason = match refusal {
+            Refusal::RootAssumesRole => {
+                return access_denied("Roles may not be assumed by root accounts.".to_owned());
+            }
+            Refusal::Policies(_) if caller.kind == CallerKind::Anonymous => {
+                return access_denied("Access Denied".to_owned());
+            }
+            Refusal::Policies(reason) => reason,
+        };
+        let noun = |layer| match layer {
+            Layer::Identity => ("an", "identity-based policy"),
+            Layer::Boundary => ("a", "permissions boundary"),
+            Layer::Session => ("a", "session policy"),
+            Layer::Resource => ("a", "resource-based policy"),
+        };
+        let action = &target.permission;
+        let because = match reason {
+            Reason::Explicit(layer) => {
+                let (article, noun) = noun(layer);
+                format!("with an explicit deny in {article} {noun}")
+            }
+            Reason::Missing(layer) => format!("because no {} allows the {action} action", noun(layer).1),
+        };
+        let resource = target.resource.as_ref().map(|arn| format!(" on resource: {arn}")).unwrap_or_default();
+        let mut message = format!("User: {} is not authorized to perform: {action}{resource} {because}", caller.arn);
+        if action.starts_with("ec2:") {
+            let explicit = matches!(reason, Reason::Explicit(_));
+            let ring = self.store().keys();
+            if let Some(encoded) = authorization_message::encode(&**ring, caller, target, explicit, keys) {
+                message.push_str(". Encoded authorization failure message: ");
+                message.push_str(&encoded);
+            }
+        }
+        access_denied(message)
+    }
 }

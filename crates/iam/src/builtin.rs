@@ -3,6 +3,8 @@
 //! The documents are our own: they say what AWS documents the policy to be for, in terms of what exists here.
 
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::sync::LazyLock;
 use terroir_types::{Arn, Timestamp};
 
 #[derive(Debug, PartialEq, Eq)]
@@ -87,6 +89,17 @@ pub fn by_arn(arn: &Arn) -> Option<&'static BuiltinPolicy> {
     ALL.iter().find(|policy| policy.name == name)
 }
 
+/// By id; with the SHA-256 of its document in hex. Every request of a holder looks here.
+static BY_ID: LazyLock<HashMap<String, (&'static BuiltinPolicy, String)>> = LazyLock::new(|| {
+    let entry = |policy: &'static BuiltinPolicy| (policy.id(), (policy, crate::ops::document_hash(policy.document)));
+    ALL.iter().map(entry).collect()
+});
+
 pub fn by_id(id: &str) -> Option<&'static BuiltinPolicy> {
-    ALL.iter().find(|policy| policy.id() == id)
+    BY_ID.get(id).map(|(policy, _)| *policy)
+}
+
+/// As [`by_id`], with the SHA-256 of the document in hex.
+pub fn with_hash(id: &str) -> Option<&'static (&'static BuiltinPolicy, String)> {
+    BY_ID.get(id)
 }

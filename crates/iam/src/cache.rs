@@ -31,6 +31,16 @@ impl<K: Hash + Eq, V: Clone> RecentMap<K, V> {
         let (young, old) = &mut *maps;
         put(young, old, self.generation, key, value);
     }
+
+    /// Replaces a value in one step. `change` gets the one that is there.
+    pub fn update<R>(&self, key: K, change: impl FnOnce(Option<V>) -> (V, R)) -> R {
+        let mut maps = self.maps.lock().unwrap_or_else(PoisonError::into_inner);
+        let (young, old) = &mut *maps;
+        let before = young.remove(&key).or_else(|| old.remove(&key));
+        let (value, result) = change(before);
+        put(young, old, self.generation, key, value);
+        result
+    }
 }
 
 fn put<K: Hash + Eq, V>(young: &mut HashMap<K, V>, old: &mut HashMap<K, V>, generation: usize, key: K, value: V) {

@@ -4,18 +4,25 @@
 //! object storage ask ([`Iam::secret`], [`Iam::authenticate_session`], [`Iam::authorize`]); [`sigv4`] checks
 //! signatures; [`aws`] is the IAM and STS APIs themselves.
 
+mod authorization_message;
 mod authorize;
 pub mod aws;
 mod builtin;
 mod cache;
 pub mod evaluation;
+mod mfa;
 pub mod model;
 pub mod names;
 pub mod ops;
+mod password;
+mod policies_of;
+mod qr;
 mod request_keys;
 mod service;
 mod session;
 pub mod sigv4;
+mod totp;
+mod web_token;
 
 pub use authorize::Ruling;
 pub use aws::register;

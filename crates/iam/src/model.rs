@@ -5,7 +5,10 @@
 //! user/<account>/<AIDA...>                       group/<account>/<AGPA...> group-member/<account>/<AGPA...>/<AIDA...>
 //! role/<account>/<AROA...>                       managed-policy/<account>/<ANPA...>
 //! instance-profile/<account>/<AIPA...>           role-profile/<account>/<AROA...>/<AIPA...>
+//! login-profile/<account>/<AIDA...>              password-policy/<account>
+//! mfa-device/<account>/<AMFA...>                 oidc-provider/<account>/<AOIP...>
 //! ~policy/<account>/<id of its holder>/<sha256>  iam-name/<account or ->/<kind>/<mac of the name>
+//! ~credential-report/<account>                   issuer-keys/<mac of the issuer's address>
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +24,9 @@ pub struct Account {
     pub created_at: Timestamp,
     /// Access keys of the account's root.
     pub access_keys: Vec<String>,
+    /// Ids of the multi-factor devices of the account's root.
+    #[serde(default)]
+    pub mfa: Vec<String>,
     #[serde(skip, default)]
     pub tenant: AccountTenant,
 }
@@ -28,6 +34,9 @@ pub struct Account {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountTenant {
     pub name: String,
+    /// A second name, unique in the region.
+    #[serde(default)]
+    pub alias: Option<String>,
 }
 
 record!(Account { kind: "account", version: 1, account: |r| Some(r.id), tenant: tenant: AccountTenant });
@@ -115,6 +124,9 @@ pub struct User {
     pub access_keys: Vec<String>,
     /// Ids of its groups, `AGPA...`.
     pub groups: Vec<String>,
+    /// Ids of its multi-factor devices.
+    #[serde(default)]
+    pub mfa: Vec<String>,
     #[serde(skip, default)]
     pub tenant: PrincipalTenant,
 }
@@ -189,12 +201,50 @@ pub struct ManagedPolicy {
     /// `ANPA...`
     pub id: String,
     pub created_at: Timestamp,
-    /// SHA-256 of its document, in hex.
+    /// SHA-256 of the document of its default version, in hex.
     pub document: String,
     /// How many users, groups and roles have it.
     pub attachments: u32,
+    /// How many users and roles have it as their permissions boundary.
+    #[serde(default)]
+    pub boundaries: u32,
+    /// Its versions, oldest first. None: it has had one, `v1`, and that is its default.
+    #[serde(default)]
+    pub versions: Vec<PolicyVersion>,
+    /// Number of the default version; 0 stands for 1.
+    #[serde(default)]
+    pub default_version: u32,
+    /// Number of the newest version there ever was; 0 stands for 1.
+    #[serde(default)]
+    pub last_version: u32,
+    /// When its versions last changed; none: never.
+    #[serde(default)]
+    pub updated_at: Option<Timestamp>,
     #[serde(skip, default)]
     pub tenant: PrincipalTenant,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyVersion {
+    /// 2 for `v2`.
+    pub number: u32,
+    /// SHA-256 of its document, in hex.
+    pub document: String,
+    pub created_at: Timestamp,
+}
+
+impl ManagedPolicy {
+    pub fn default_number(&self) -> u32 {
+        self.default_version.max(1)
+    }
+
+    /// All versions, oldest first.
+    pub fn all_versions(&self) -> Vec<PolicyVersion> {
+        if !self.versions.is_empty() {
+            return self.versions.clone();
+        }
+        vec![PolicyVersion { number: 1, document: self.document.clone(), created_at: self.created_at }]
+    }
 }
 
 record!(ManagedPolicy {
@@ -261,5 +311,154 @@ impl PolicyDocument {
     /// `holder` is the id of the user, group, role or managed policy that has it.
     pub fn key(account: AccountId, holder: &str, hash: &str) -> Key {
         Key::new(format!("~policy/{account}/{holder}/{hash}"))
+    }
+}
+
+/// That a user may sign in with a password.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginProfile {
+    pub account: AccountId,
+    pub created_at: Timestamp,
+    pub changed_at: Timestamp,
+    /// The next password is the user's own to choose.
+    pub reset_required: bool,
+    #[serde(skip, default)]
+    pub tenant: LoginProfileTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginProfileTenant {
+    /// Argon2id in PHC's text form; the present password's first, then earlier ones, newest first.
+    pub hashes: Vec<Secret<String>>,
+}
+
+record!(LoginProfile { kind: "login-profile", version: 1, account: |r| Some(r.account), tenant: tenant: LoginProfileTenant });
+
+impl LoginProfile {
+    pub fn key(account: AccountId, user: &str) -> Key {
+        Key::new(format!("login-profile/{account}/{user}"))
+    }
+}
+
+/// What an account demands of its users' passwords. Defaults and bounds are those of UpdateAccountPasswordPolicy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PasswordPolicy {
+    pub account: AccountId,
+    pub minimum_length: u8,
+    pub symbols: bool,
+    pub numbers: bool,
+    pub uppercase: bool,
+    pub lowercase: bool,
+    pub users_may_change: bool,
+    pub max_age_days: Option<u16>,
+    /// How many earlier passwords may not come again.
+    pub reuse_prevention: Option<u8>,
+    pub hard_expiry: bool,
+}
+
+record!(PasswordPolicy { kind: "password-policy", version: 1 });
+
+impl PasswordPolicy {
+    pub fn key(account: AccountId) -> Key {
+        Key::new(format!("password-policy/{account}"))
+    }
+}
+
+/// A virtual multi-factor device: time-based one-time passwords (RFC 6238; SHA-1, 30 seconds, 6 digits).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MfaDevice {
+    pub account: AccountId,
+    /// `AMFA...`; people see only its ARN, the serial number.
+    pub id: String,
+    pub created_at: Timestamp,
+    /// Whose it is, and since when.
+    pub enabled: Option<MfaAssignment>,
+    #[serde(skip, default)]
+    pub tenant: MfaDeviceTenant,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MfaAssignment {
+    /// Id of a user; none: the account's root.
+    pub user: Option<String>,
+    pub at: Timestamp,
+    /// By how many steps of 30 s the device's clock is ahead of ours.
+    pub drift: i64,
+    /// The step of the last code that was taken. No code of it or an earlier step is taken again.
+    pub last_step: i64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MfaDeviceTenant {
+    pub about: PrincipalTenant,
+    pub seed: Secret<Vec<u8>>,
+}
+
+record!(MfaDevice { kind: "mfa-device", version: 1, account: |r| Some(r.account), tenant: tenant: MfaDeviceTenant });
+
+/// That an account trusts an OpenID Connect identity provider.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OidcProvider {
+    pub account: AccountId,
+    /// `AOIP...`; people see only its ARN.
+    pub id: String,
+    pub created_at: Timestamp,
+    #[serde(skip, default)]
+    pub tenant: OidcProviderTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OidcProviderTenant {
+    /// Its name is the address without `https://`.
+    pub about: PrincipalTenant,
+    pub client_ids: Vec<String>,
+    pub thumbprints: Vec<String>,
+}
+
+record!(OidcProvider { kind: "oidc-provider", version: 1, account: |r| Some(r.account), tenant: tenant: OidcProviderTenant });
+
+/// The public keys of an issuer of identity tokens. The operator gives them: nothing is fetched from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerKeys {
+    pub updated_at: Timestamp,
+    #[serde(skip, default)]
+    pub tenant: IssuerKeysTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuerKeysTenant {
+    /// With `https://`, as tokens name it.
+    pub issuer: String,
+    /// A JSON Web Key Set (RFC 7517).
+    pub jwks: String,
+}
+
+record!(IssuerKeys { kind: "issuer-keys", version: 1, account: |_r| None, tenant: tenant: IssuerKeysTenant });
+
+/// The credential report that an account asked for last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialReport {
+    pub account: AccountId,
+    pub at: Timestamp,
+    #[serde(skip, default)]
+    pub tenant: CredentialReportTenant,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialReportTenant {
+    pub csv: String,
+}
+
+record!(CredentialReport {
+    kind: "~credential-report",
+    version: 1,
+    in_view: false,
+    account: |r| Some(r.account),
+    tenant: tenant: CredentialReportTenant
+});
+
+impl CredentialReport {
+    pub fn key(account: AccountId) -> Key {
+        Key::new(format!("~credential-report/{account}"))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use terroir_store::{Key, Record, Txn, record};
 use terroir_types::{AccountId, Arn, Error, IdSource};
 
-use crate::model::{Group, InstanceProfile, ManagedPolicy, PrincipalTenant, Role, User};
+use crate::model::{Group, InstanceProfile, ManagedPolicy, MfaDevice, OidcProvider, PrincipalTenant, Role, User};
 
 /// From a name to the id of what has it, at `iam-name/<account or ->/<kind>/<mac>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub(crate) fn name_key(txn: &Txn, account: Option<AccountId>, kind: &str, name: 
     }
 }
 
-/// A user, group, role, managed policy or instance profile.
+/// A user, group, role, managed policy or instance profile, or the like.
 pub trait Entity: Record {
     /// What an id begins with.
     const PREFIX: &'static str;
@@ -107,6 +107,17 @@ entity!(
     128,
     1000,
     "InstanceProfilesPerAccount"
+);
+entity!(MfaDevice, tenant.about, "AMFA", "MFA device", "mfa", 226, 5001, "VirtualMFADevicesPerAccount");
+entity!(
+    OidcProvider,
+    tenant.about,
+    "AOIP",
+    "OpenID Connect provider",
+    "oidc-provider",
+    255,
+    100,
+    "OpenIdConnectProvidersPerAccount"
 );
 
 /// The id that a name has in an account.

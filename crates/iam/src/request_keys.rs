@@ -67,6 +67,10 @@ fn set_principal(keys: &mut Keys, caller: &Caller, principal_arn: &Arn) {
             keys.set_one("aws:PrincipalServiceNamesList", name);
             return;
         }
+        CallerKind::WebIdentity { provider } => {
+            keys.set_one("aws:FederatedProvider", provider);
+            return;
+        }
         CallerKind::Anonymous => {
             keys.set_one("aws:PrincipalType", "Anonymous");
             return;

@@ -57,12 +57,15 @@ struct Inner {
     documents: RecentMap<(DocumentKind, String), Arc<Document>>,
     /// Keys whose use was recorded lately, with when.
     used: RecentMap<String, Timestamp>,
+    /// By caller's id: wrong codes of multi-factor devices in a row, and when the last one came.
+    mfa_failures: RecentMap<String, (u32, Timestamp)>,
 }
 
 impl Iam {
     pub fn new(store: Store, clock: Arc<dyn Clock>, ids: Arc<dyn IdSource>) -> Self {
         let documents = RecentMap::new(CACHED_DOCUMENTS);
-        Self(Arc::new(Inner { store, clock, ids, documents, used: RecentMap::new(CACHED_DOCUMENTS) }))
+        let (used, mfa_failures) = (RecentMap::new(CACHED_DOCUMENTS), RecentMap::new(CACHED_DOCUMENTS));
+        Self(Arc::new(Inner { store, clock, ids, documents, used, mfa_failures }))
     }
 
     pub fn store(&self) -> &Store {
@@ -233,6 +236,10 @@ impl Iam {
         let document = Arc::new(document);
         self.0.documents.insert((kind, hash.to_owned()), Arc::clone(&document));
         Ok(document)
+    }
+
+    pub(crate) fn mfa_failures(&self) -> &RecentMap<String, (u32, Timestamp)> {
+        &self.0.mfa_failures
     }
 
     pub fn now(&self) -> Timestamp {

@@ -37,6 +37,9 @@ fn imports(body: &str) -> String {
     let names = names.into_iter().chain(["Redacted", "Service", "Structure", "XmlWriter"]);
     let used: Vec<&str> = names.filter(|name| uses(body, name)).collect();
     let mut out = format!("use crate::{{{}}};\n", used.join(", "));
+    if uses(body, "BTreeMap") {
+        out.push_str("use std::collections::BTreeMap;\n");
+    }
     if uses(body, "Timestamp") {
         out.push_str("use terroir_types::Timestamp;\n");
     }
@@ -99,6 +102,7 @@ fn rust_type(member: &Member) -> String {
         Kind::Scalar(scalar) => format!("Option<{scalar}>"),
         Kind::Structure(name) => format!("Option<{name}>"),
         Kind::List { element, .. } => format!("Vec<{element}>"),
+        Kind::Map(value) => format!("Option<BTreeMap<String, {value}>>"),
     }
 }
 
@@ -138,6 +142,7 @@ fn structure_impl(name: &str, structure: &Structure) -> String {
                     format!("required_wrapped_list({wire:?}, {item:?})")
                 }
                 Kind::List { item_in_request: Some(item), .. } => format!("wrapped_list({wire:?}, {item:?})"),
+                Kind::Map(_) => unreachable!("the model has refused maps in requests"),
             };
             format!("{}: node.{read}?,\n", member.field)
         })
@@ -192,7 +197,7 @@ fn encode_impl(name: &str, structure: &Structure) -> String {
                     let list = if may_be_absent { "optional_list" } else { "list" };
                     format!("w.{list}({wire:?}, {item:?}, &self.{field});\n")
                 }
-                Kind::Scalar(_) | Kind::Structure(_) => format!("w.member({wire:?}, &self.{field});\n"),
+                Kind::Scalar(_) | Kind::Structure(_) | Kind::Map(_) => format!("w.member({wire:?}, &self.{field});\n"),
             }
         })
         .collect();

@@ -48,6 +48,8 @@ struct Shape {
     members: BTreeMap<String, Target>,
     required: BTreeSet<String>,
     member: Option<Target>,
+    key: Option<Target>,
+    value: Option<Target>,
     location_name: Option<String>,
     flattened: bool,
     sensitive: bool,
@@ -104,6 +106,8 @@ pub enum Kind {
         item_in_request: Option<String>,
         item_in_response: String,
     },
+    /// From text to a Rust scalar type; in responses only.
+    Map(&'static str),
 }
 
 /// Members that hold secrets although the model does not say so.
@@ -170,7 +174,11 @@ impl Selection {
         let mut members = Vec::new();
         for (member, target) in &definition.members {
             let below = |error| format!("{shape}.{member}: {error}");
-            members.push(self.member(model, member, target).map_err(below)?);
+            let made = self.member(model, member, target).map_err(below)?;
+            if matches!(made.kind, Kind::Map(_)) && matches!(way, Direction::Request) {
+                return Err(below("a map in a request is not generated".to_owned()));
+            }
+            members.push(made);
             for nested in structures_in(model, target) {
                 self.add_structure(model, &nested, way, above)?;
             }
@@ -197,6 +205,7 @@ impl Selection {
         let (kind, scalar) = match shape.kind.as_str() {
             "structure" => (Kind::Structure(names::type_name(&target.shape)), None),
             "list" => self.list(model, target, shape)?,
+            "map" => (map(model, target, shape)?, None),
             _ => (Kind::Scalar(scalar(shape, target)?), Some(shape)),
         };
         let location = target.location_name.as_ref().or(shape.location_name.as_ref());
@@ -277,6 +286,15 @@ fn structures_in(model: &Model, target: &Target) -> Vec<String> {
     }
 }
 
+fn map(model: &Model, target: &Target, map: &Shape) -> Result<Kind> {
+    let (key, value) = map.key.as_ref().zip(map.value.as_ref()).ok_or("a map without key or value")?;
+    let renamed = key.location_name.is_some() || value.location_name.is_some();
+    if resolve(model, key)?.kind != "string" || renamed || map.flattened || target.flattened {
+        return Err("such a map is not generated".to_owned());
+    }
+    Ok(Kind::Map(scalar(resolve(model, value)?, value)?))
+}
+
 fn scalar(shape: &Shape, target: &Target) -> Result<&'static str> {
     let format = target.timestamp_format.as_ref().or(shape.timestamp_format.as_ref());
     match (shape.kind.as_str(), format.map(String::as_str)) {
@@ -340,7 +358,7 @@ mod tests {
     fn what_is_not_generated_is_refused() {
         for (member, expected) in [
             (json!({"shape": "Self"}), "Do: Self contains itself, which is not generated"),
-            (json!({"shape": "Map"}), "Do: DoRequest.X: map is not generated"),
+            (json!({"shape": "Map"}), "Do: DoRequest.X: a map in a request is not generated"),
             (json!({"shape": "Lists"}), "Do: DoRequest.X: a list of lists is not generated"),
             (json!({"shape": "Texts", "flattened": true}), "Do: DoRequest.X: flattened lists are not generated"),
             (json!({"shape": "Gone"}), "Do: DoRequest.X: Gone is not in the model"),

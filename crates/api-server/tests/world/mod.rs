@@ -7,13 +7,14 @@ use http::{Request, Response};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use terroir_action::{Access, Action, Context, Region, Registry, Request as Ask, Response as Reply, Target, Zone};
-use terroir_api_server::in_process::{Answer, Client};
+use terroir_api_server::in_process::{Answer, Client, form};
 use terroir_api_server::{ApiServer, Limits, OperatorStatus, Parts, S3Front};
 use terroir_aws_model::{Service, ec2};
 use terroir_iam::ops::{self, About, Holder, KeyOwner};
 use terroir_store::{Key, Store, record};
 use terroir_types::{
-    AccountId, Clock, Error, InstanceId, ManualClock, OsRandom, ReservationId, ResourceId, Timestamp, VolumeId, VpcId,
+    AccountId, Clock, Error, InstanceId, ManualClock, OsRandom, ReservationId, ResourceId, Secret, Timestamp, VolumeId,
+    VpcId,
 };
 
 pub struct World {
@@ -110,7 +111,46 @@ impl World {
         assert!(answer.status.is_success(), "{action} {parameters:?}: {}", answer.body);
         answer
     }
+
+    /// Calls in order, each with the code that it must answer with.
+    pub async fn script(&self, client: &Client, service: Service, calls: &[Step<'_>]) {
+        for (action, parameters, code) in calls {
+            let answer = client.call(&self.server, service, action, parameters).await;
+            assert_eq!(answer.code, *code, "{action} {parameters:?}: {}", answer.body);
+            let status = match *code {
+                "" => 200,
+                "NoSuchEntity" => 404,
+                "ReportNotPresent" | "ReportExpired" => 410,
+                "EntityAlreadyExists" | "DeleteConflict" | "LimitExceeded" => 409,
+                "AccessDenied" | "InvalidAuthenticationCode" | "InvalidClientTokenId" => 403,
+                _ => 400,
+            };
+            assert_eq!(answer.status.as_u16(), status, "{action} {parameters:?}");
+        }
+    }
+
+    /// The session whose credentials are in an answer of STS.
+    pub fn session(&self, answer: &Answer) -> Client {
+        Client {
+            access_key_id: answer.element("AccessKeyId").unwrap().to_owned(),
+            secret: Secret::new(answer.element("SecretAccessKey").unwrap().to_owned()),
+            token: Some(answer.element("SessionToken").unwrap().to_owned()),
+            now: self.now(),
+            ..self.root.clone()
+        }
+    }
+
+    /// A call that nobody signed.
+    pub async fn unsigned(&self, service: Service, action: &str, parameters: &[(&str, &str)]) -> Answer {
+        let envelope = [("Action", action), ("Version", service.api_version())];
+        let mut request = self.root.signed_post(service, &form(&[&envelope, parameters].concat()));
+        request.headers_mut().remove(http::header::AUTHORIZATION);
+        self.root.send(&self.server, request).await
+    }
 }
+
+/// An action, its parameters, and the code that it must answer with; empty: success.
+pub type Step<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
 
 struct Ready;
 

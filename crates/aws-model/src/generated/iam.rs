@@ -3,6 +3,7 @@
 use crate::{
     Decode, DecodeError, Empty, Encode, Node, Operation, PageRequest, Params, Redacted, Service, Structure, XmlWriter,
 };
+use std::collections::BTreeMap;
 use terroir_types::Timestamp;
 
 pub const API_VERSION: &str = "2010-05-08";
@@ -10,33 +11,60 @@ pub const API_VERSION: &str = "2010-05-08";
 pub const XML_NAMESPACE: &str = "https://iam.amazonaws.com/doc/2010-05-08/";
 
 pub const IMPLEMENTED: &[&str] = &[
+    "AddClientIDToOpenIDConnectProvider",
     "AddRoleToInstanceProfile",
     "AddUserToGroup",
     "AttachGroupPolicy",
     "AttachRolePolicy",
     "AttachUserPolicy",
+    "ChangePassword",
     "CreateAccessKey",
+    "CreateAccountAlias",
     "CreateGroup",
     "CreateInstanceProfile",
+    "CreateLoginProfile",
+    "CreateOpenIDConnectProvider",
     "CreatePolicy",
+    "CreatePolicyVersion",
     "CreateRole",
     "CreateUser",
+    "CreateVirtualMFADevice",
+    "DeactivateMFADevice",
     "DeleteAccessKey",
+    "DeleteAccountAlias",
+    "DeleteAccountPasswordPolicy",
     "DeleteGroup",
     "DeleteGroupPolicy",
     "DeleteInstanceProfile",
+    "DeleteLoginProfile",
+    "DeleteOpenIDConnectProvider",
     "DeletePolicy",
+    "DeletePolicyVersion",
     "DeleteRole",
+    "DeleteRolePermissionsBoundary",
     "DeleteRolePolicy",
     "DeleteUser",
+    "DeleteUserPermissionsBoundary",
     "DeleteUserPolicy",
+    "DeleteVirtualMFADevice",
     "DetachGroupPolicy",
     "DetachRolePolicy",
     "DetachUserPolicy",
+    "EnableMFADevice",
+    "GenerateCredentialReport",
     "GetAccessKeyLastUsed",
+    "GetAccountAuthorizationDetails",
+    "GetAccountPasswordPolicy",
+    "GetAccountSummary",
+    "GetContextKeysForCustomPolicy",
+    "GetContextKeysForPrincipalPolicy",
+    "GetCredentialReport",
     "GetGroup",
     "GetGroupPolicy",
     "GetInstanceProfile",
+    "GetLoginProfile",
+    "GetMFADevice",
+    "GetOpenIDConnectProvider",
     "GetPolicy",
     "GetPolicyVersion",
     "GetRole",
@@ -44,79 +72,93 @@ pub const IMPLEMENTED: &[&str] = &[
     "GetUser",
     "GetUserPolicy",
     "ListAccessKeys",
+    "ListAccountAliases",
     "ListAttachedGroupPolicies",
     "ListAttachedRolePolicies",
     "ListAttachedUserPolicies",
+    "ListEntitiesForPolicy",
     "ListGroupPolicies",
     "ListGroups",
     "ListGroupsForUser",
+    "ListInstanceProfileTags",
     "ListInstanceProfiles",
     "ListInstanceProfilesForRole",
+    "ListMFADeviceTags",
+    "ListMFADevices",
+    "ListOpenIDConnectProviderTags",
+    "ListOpenIDConnectProviders",
     "ListPolicies",
+    "ListPoliciesGrantingServiceAccess",
+    "ListPolicyTags",
+    "ListPolicyVersions",
     "ListRolePolicies",
+    "ListRoleTags",
     "ListRoles",
+    "ListSSHPublicKeys",
+    "ListServiceSpecificCredentials",
+    "ListSigningCertificates",
     "ListUserPolicies",
+    "ListUserTags",
     "ListUsers",
+    "ListVirtualMFADevices",
     "PutGroupPolicy",
+    "PutRolePermissionsBoundary",
     "PutRolePolicy",
+    "PutUserPermissionsBoundary",
     "PutUserPolicy",
+    "RemoveClientIDFromOpenIDConnectProvider",
     "RemoveRoleFromInstanceProfile",
     "RemoveUserFromGroup",
+    "ResyncMFADevice",
+    "SetDefaultPolicyVersion",
+    "SimulateCustomPolicy",
+    "SimulatePrincipalPolicy",
+    "TagInstanceProfile",
+    "TagMFADevice",
+    "TagOpenIDConnectProvider",
+    "TagPolicy",
+    "TagRole",
+    "TagUser",
+    "UntagInstanceProfile",
+    "UntagMFADevice",
+    "UntagOpenIDConnectProvider",
+    "UntagPolicy",
+    "UntagRole",
+    "UntagUser",
     "UpdateAccessKey",
+    "UpdateAccountPasswordPolicy",
     "UpdateAssumeRolePolicy",
+    "UpdateGroup",
+    "UpdateLoginProfile",
+    "UpdateOpenIDConnectProviderThumbprint",
+    "UpdateRole",
+    "UpdateRoleDescription",
     "UpdateUser",
 ];
 
 pub const UNIMPLEMENTED: &[&str] = &[
     "AcceptDelegationRequest",
-    "AddClientIDToOpenIDConnectProvider",
     "AssociateDelegationRequest",
-    "ChangePassword",
-    "CreateAccountAlias",
     "CreateDelegationRequest",
-    "CreateLoginProfile",
-    "CreateOpenIDConnectProvider",
-    "CreatePolicyVersion",
     "CreateSAMLProvider",
     "CreateServiceLinkedRole",
     "CreateServiceSpecificCredential",
-    "CreateVirtualMFADevice",
-    "DeactivateMFADevice",
-    "DeleteAccountAlias",
-    "DeleteAccountPasswordPolicy",
-    "DeleteLoginProfile",
-    "DeleteOpenIDConnectProvider",
-    "DeletePolicyVersion",
-    "DeleteRolePermissionsBoundary",
     "DeleteSAMLProvider",
     "DeleteSSHPublicKey",
     "DeleteServerCertificate",
     "DeleteServiceLinkedRole",
     "DeleteServiceSpecificCredential",
     "DeleteSigningCertificate",
-    "DeleteUserPermissionsBoundary",
-    "DeleteVirtualMFADevice",
     "DisableOrganizationsRootCredentialsManagement",
     "DisableOrganizationsRootSessions",
     "DisableOutboundWebIdentityFederation",
-    "EnableMFADevice",
     "EnableOrganizationsRootCredentialsManagement",
     "EnableOrganizationsRootSessions",
     "EnableOutboundWebIdentityFederation",
-    "GenerateCredentialReport",
     "GenerateOrganizationsAccessReport",
     "GenerateServiceLastAccessedDetails",
-    "GetAccountAuthorizationDetails",
-    "GetAccountPasswordPolicy",
-    "GetAccountSummary",
-    "GetContextKeysForCustomPolicy",
-    "GetContextKeysForPrincipalPolicy",
-    "GetCredentialReport",
     "GetDelegationRequest",
     "GetHumanReadableSummary",
-    "GetLoginProfile",
-    "GetMFADevice",
-    "GetOpenIDConnectProvider",
     "GetOrganizationsAccessReport",
     "GetOutboundWebIdentityFederationInfo",
     "GetSAMLProvider",
@@ -125,62 +167,21 @@ pub const UNIMPLEMENTED: &[&str] = &[
     "GetServiceLastAccessedDetails",
     "GetServiceLastAccessedDetailsWithEntities",
     "GetServiceLinkedRoleDeletionStatus",
-    "ListAccountAliases",
     "ListDelegationRequests",
-    "ListEntitiesForPolicy",
-    "ListInstanceProfileTags",
-    "ListMFADeviceTags",
-    "ListMFADevices",
-    "ListOpenIDConnectProviderTags",
-    "ListOpenIDConnectProviders",
     "ListOrganizationsFeatures",
-    "ListPoliciesGrantingServiceAccess",
-    "ListPolicyTags",
-    "ListPolicyVersions",
-    "ListRoleTags",
     "ListSAMLProviderTags",
     "ListSAMLProviders",
-    "ListSSHPublicKeys",
     "ListServerCertificateTags",
     "ListServerCertificates",
-    "ListServiceSpecificCredentials",
-    "ListSigningCertificates",
-    "ListUserTags",
-    "ListVirtualMFADevices",
-    "PutRolePermissionsBoundary",
-    "PutUserPermissionsBoundary",
     "RejectDelegationRequest",
-    "RemoveClientIDFromOpenIDConnectProvider",
     "ResetServiceSpecificCredential",
-    "ResyncMFADevice",
     "SendDelegationToken",
-    "SetDefaultPolicyVersion",
     "SetSecurityTokenServicePreferences",
-    "SimulateCustomPolicy",
-    "SimulatePrincipalPolicy",
-    "TagInstanceProfile",
-    "TagMFADevice",
-    "TagOpenIDConnectProvider",
-    "TagPolicy",
-    "TagRole",
     "TagSAMLProvider",
     "TagServerCertificate",
-    "TagUser",
-    "UntagInstanceProfile",
-    "UntagMFADevice",
-    "UntagOpenIDConnectProvider",
-    "UntagPolicy",
-    "UntagRole",
     "UntagSAMLProvider",
     "UntagServerCertificate",
-    "UntagUser",
-    "UpdateAccountPasswordPolicy",
     "UpdateDelegationRequest",
-    "UpdateGroup",
-    "UpdateLoginProfile",
-    "UpdateOpenIDConnectProviderThumbprint",
-    "UpdateRole",
-    "UpdateRoleDescription",
     "UpdateSAMLProvider",
     "UpdateSSHPublicKey",
     "UpdateServerCertificate",
@@ -194,6 +195,16 @@ pub const UNIMPLEMENTED: &[&str] = &[
 /// One type per action.
 pub mod ops {
     use super::*;
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct AddClientIDToOpenIDConnectProvider;
+
+    impl Operation for AddClientIDToOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "AddClientIDToOpenIDConnectProvider";
+        type Request = AddClientIDToOpenIDConnectProviderRequest;
+        type Response = Empty;
+    }
 
     #[derive(Debug, Clone, Copy)]
     pub struct AddRoleToInstanceProfile;
@@ -246,6 +257,16 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ChangePassword;
+
+    impl Operation for ChangePassword {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ChangePassword";
+        type Request = ChangePasswordRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct CreateAccessKey;
 
     impl Operation for CreateAccessKey {
@@ -253,6 +274,16 @@ pub mod ops {
         const NAME: &'static str = "CreateAccessKey";
         type Request = CreateAccessKeyRequest;
         type Response = CreateAccessKeyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct CreateAccountAlias;
+
+    impl Operation for CreateAccountAlias {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "CreateAccountAlias";
+        type Request = CreateAccountAliasRequest;
+        type Response = Empty;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -276,6 +307,26 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct CreateLoginProfile;
+
+    impl Operation for CreateLoginProfile {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "CreateLoginProfile";
+        type Request = CreateLoginProfileRequest;
+        type Response = CreateLoginProfileResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct CreateOpenIDConnectProvider;
+
+    impl Operation for CreateOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "CreateOpenIDConnectProvider";
+        type Request = CreateOpenIDConnectProviderRequest;
+        type Response = CreateOpenIDConnectProviderResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct CreatePolicy;
 
     impl Operation for CreatePolicy {
@@ -283,6 +334,16 @@ pub mod ops {
         const NAME: &'static str = "CreatePolicy";
         type Request = CreatePolicyRequest;
         type Response = CreatePolicyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct CreatePolicyVersion;
+
+    impl Operation for CreatePolicyVersion {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "CreatePolicyVersion";
+        type Request = CreatePolicyVersionRequest;
+        type Response = CreatePolicyVersionResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -306,12 +367,52 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct CreateVirtualMFADevice;
+
+    impl Operation for CreateVirtualMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "CreateVirtualMFADevice";
+        type Request = CreateVirtualMFADeviceRequest;
+        type Response = CreateVirtualMFADeviceResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DeactivateMFADevice;
+
+    impl Operation for DeactivateMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeactivateMFADevice";
+        type Request = DeactivateMFADeviceRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct DeleteAccessKey;
 
     impl Operation for DeleteAccessKey {
         const SERVICE: Service = Service::Iam;
         const NAME: &'static str = "DeleteAccessKey";
         type Request = DeleteAccessKeyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DeleteAccountAlias;
+
+    impl Operation for DeleteAccountAlias {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteAccountAlias";
+        type Request = DeleteAccountAliasRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DeleteAccountPasswordPolicy;
+
+    impl Operation for DeleteAccountPasswordPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteAccountPasswordPolicy";
+        type Request = DeleteAccountPasswordPolicyRequest;
         type Response = Empty;
     }
 
@@ -346,6 +447,26 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct DeleteLoginProfile;
+
+    impl Operation for DeleteLoginProfile {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteLoginProfile";
+        type Request = DeleteLoginProfileRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DeleteOpenIDConnectProvider;
+
+    impl Operation for DeleteOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteOpenIDConnectProvider";
+        type Request = DeleteOpenIDConnectProviderRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct DeletePolicy;
 
     impl Operation for DeletePolicy {
@@ -356,12 +477,32 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct DeletePolicyVersion;
+
+    impl Operation for DeletePolicyVersion {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeletePolicyVersion";
+        type Request = DeletePolicyVersionRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct DeleteRole;
 
     impl Operation for DeleteRole {
         const SERVICE: Service = Service::Iam;
         const NAME: &'static str = "DeleteRole";
         type Request = DeleteRoleRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DeleteRolePermissionsBoundary;
+
+    impl Operation for DeleteRolePermissionsBoundary {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteRolePermissionsBoundary";
+        type Request = DeleteRolePermissionsBoundaryRequest;
         type Response = Empty;
     }
 
@@ -386,12 +527,32 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct DeleteUserPermissionsBoundary;
+
+    impl Operation for DeleteUserPermissionsBoundary {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteUserPermissionsBoundary";
+        type Request = DeleteUserPermissionsBoundaryRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct DeleteUserPolicy;
 
     impl Operation for DeleteUserPolicy {
         const SERVICE: Service = Service::Iam;
         const NAME: &'static str = "DeleteUserPolicy";
         type Request = DeleteUserPolicyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DeleteVirtualMFADevice;
+
+    impl Operation for DeleteVirtualMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "DeleteVirtualMFADevice";
+        type Request = DeleteVirtualMFADeviceRequest;
         type Response = Empty;
     }
 
@@ -426,6 +587,26 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct EnableMFADevice;
+
+    impl Operation for EnableMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "EnableMFADevice";
+        type Request = EnableMFADeviceRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GenerateCredentialReport;
+
+    impl Operation for GenerateCredentialReport {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GenerateCredentialReport";
+        type Request = GenerateCredentialReportRequest;
+        type Response = GenerateCredentialReportResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct GetAccessKeyLastUsed;
 
     impl Operation for GetAccessKeyLastUsed {
@@ -433,6 +614,66 @@ pub mod ops {
         const NAME: &'static str = "GetAccessKeyLastUsed";
         type Request = GetAccessKeyLastUsedRequest;
         type Response = GetAccessKeyLastUsedResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetAccountAuthorizationDetails;
+
+    impl Operation for GetAccountAuthorizationDetails {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetAccountAuthorizationDetails";
+        type Request = GetAccountAuthorizationDetailsRequest;
+        type Response = GetAccountAuthorizationDetailsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetAccountPasswordPolicy;
+
+    impl Operation for GetAccountPasswordPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetAccountPasswordPolicy";
+        type Request = GetAccountPasswordPolicyRequest;
+        type Response = GetAccountPasswordPolicyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetAccountSummary;
+
+    impl Operation for GetAccountSummary {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetAccountSummary";
+        type Request = GetAccountSummaryRequest;
+        type Response = GetAccountSummaryResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetContextKeysForCustomPolicy;
+
+    impl Operation for GetContextKeysForCustomPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetContextKeysForCustomPolicy";
+        type Request = GetContextKeysForCustomPolicyRequest;
+        type Response = GetContextKeysForPolicyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetContextKeysForPrincipalPolicy;
+
+    impl Operation for GetContextKeysForPrincipalPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetContextKeysForPrincipalPolicy";
+        type Request = GetContextKeysForPrincipalPolicyRequest;
+        type Response = GetContextKeysForPolicyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetCredentialReport;
+
+    impl Operation for GetCredentialReport {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetCredentialReport";
+        type Request = GetCredentialReportRequest;
+        type Response = GetCredentialReportResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -463,6 +704,36 @@ pub mod ops {
         const NAME: &'static str = "GetInstanceProfile";
         type Request = GetInstanceProfileRequest;
         type Response = GetInstanceProfileResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetLoginProfile;
+
+    impl Operation for GetLoginProfile {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetLoginProfile";
+        type Request = GetLoginProfileRequest;
+        type Response = GetLoginProfileResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetMFADevice;
+
+    impl Operation for GetMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetMFADevice";
+        type Request = GetMFADeviceRequest;
+        type Response = GetMFADeviceResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetOpenIDConnectProvider;
+
+    impl Operation for GetOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "GetOpenIDConnectProvider";
+        type Request = GetOpenIDConnectProviderRequest;
+        type Response = GetOpenIDConnectProviderResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -536,6 +807,16 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ListAccountAliases;
+
+    impl Operation for ListAccountAliases {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListAccountAliases";
+        type Request = ListAccountAliasesRequest;
+        type Response = ListAccountAliasesResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct ListAttachedGroupPolicies;
 
     impl Operation for ListAttachedGroupPolicies {
@@ -563,6 +844,16 @@ pub mod ops {
         const NAME: &'static str = "ListAttachedUserPolicies";
         type Request = ListAttachedUserPoliciesRequest;
         type Response = ListAttachedUserPoliciesResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListEntitiesForPolicy;
+
+    impl Operation for ListEntitiesForPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListEntitiesForPolicy";
+        type Request = ListEntitiesForPolicyRequest;
+        type Response = ListEntitiesForPolicyResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -596,6 +887,16 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ListInstanceProfileTags;
+
+    impl Operation for ListInstanceProfileTags {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListInstanceProfileTags";
+        type Request = ListInstanceProfileTagsRequest;
+        type Response = ListInstanceProfileTagsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct ListInstanceProfiles;
 
     impl Operation for ListInstanceProfiles {
@@ -616,6 +917,46 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ListMFADeviceTags;
+
+    impl Operation for ListMFADeviceTags {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListMFADeviceTags";
+        type Request = ListMFADeviceTagsRequest;
+        type Response = ListMFADeviceTagsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListMFADevices;
+
+    impl Operation for ListMFADevices {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListMFADevices";
+        type Request = ListMFADevicesRequest;
+        type Response = ListMFADevicesResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListOpenIDConnectProviderTags;
+
+    impl Operation for ListOpenIDConnectProviderTags {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListOpenIDConnectProviderTags";
+        type Request = ListOpenIDConnectProviderTagsRequest;
+        type Response = ListOpenIDConnectProviderTagsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListOpenIDConnectProviders;
+
+    impl Operation for ListOpenIDConnectProviders {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListOpenIDConnectProviders";
+        type Request = ListOpenIDConnectProvidersRequest;
+        type Response = ListOpenIDConnectProvidersResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct ListPolicies;
 
     impl Operation for ListPolicies {
@@ -623,6 +964,36 @@ pub mod ops {
         const NAME: &'static str = "ListPolicies";
         type Request = ListPoliciesRequest;
         type Response = ListPoliciesResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListPoliciesGrantingServiceAccess;
+
+    impl Operation for ListPoliciesGrantingServiceAccess {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListPoliciesGrantingServiceAccess";
+        type Request = ListPoliciesGrantingServiceAccessRequest;
+        type Response = ListPoliciesGrantingServiceAccessResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListPolicyTags;
+
+    impl Operation for ListPolicyTags {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListPolicyTags";
+        type Request = ListPolicyTagsRequest;
+        type Response = ListPolicyTagsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListPolicyVersions;
+
+    impl Operation for ListPolicyVersions {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListPolicyVersions";
+        type Request = ListPolicyVersionsRequest;
+        type Response = ListPolicyVersionsResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -636,6 +1007,16 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ListRoleTags;
+
+    impl Operation for ListRoleTags {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListRoleTags";
+        type Request = ListRoleTagsRequest;
+        type Response = ListRoleTagsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct ListRoles;
 
     impl Operation for ListRoles {
@@ -643,6 +1024,36 @@ pub mod ops {
         const NAME: &'static str = "ListRoles";
         type Request = ListRolesRequest;
         type Response = ListRolesResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListSSHPublicKeys;
+
+    impl Operation for ListSSHPublicKeys {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListSSHPublicKeys";
+        type Request = ListSSHPublicKeysRequest;
+        type Response = ListSSHPublicKeysResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListServiceSpecificCredentials;
+
+    impl Operation for ListServiceSpecificCredentials {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListServiceSpecificCredentials";
+        type Request = ListServiceSpecificCredentialsRequest;
+        type Response = ListServiceSpecificCredentialsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct ListSigningCertificates;
+
+    impl Operation for ListSigningCertificates {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListSigningCertificates";
+        type Request = ListSigningCertificatesRequest;
+        type Response = ListSigningCertificatesResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -656,6 +1067,16 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ListUserTags;
+
+    impl Operation for ListUserTags {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListUserTags";
+        type Request = ListUserTagsRequest;
+        type Response = ListUserTagsResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct ListUsers;
 
     impl Operation for ListUsers {
@@ -666,12 +1087,32 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ListVirtualMFADevices;
+
+    impl Operation for ListVirtualMFADevices {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ListVirtualMFADevices";
+        type Request = ListVirtualMFADevicesRequest;
+        type Response = ListVirtualMFADevicesResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct PutGroupPolicy;
 
     impl Operation for PutGroupPolicy {
         const SERVICE: Service = Service::Iam;
         const NAME: &'static str = "PutGroupPolicy";
         type Request = PutGroupPolicyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct PutRolePermissionsBoundary;
+
+    impl Operation for PutRolePermissionsBoundary {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "PutRolePermissionsBoundary";
+        type Request = PutRolePermissionsBoundaryRequest;
         type Response = Empty;
     }
 
@@ -686,12 +1127,32 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct PutUserPermissionsBoundary;
+
+    impl Operation for PutUserPermissionsBoundary {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "PutUserPermissionsBoundary";
+        type Request = PutUserPermissionsBoundaryRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct PutUserPolicy;
 
     impl Operation for PutUserPolicy {
         const SERVICE: Service = Service::Iam;
         const NAME: &'static str = "PutUserPolicy";
         type Request = PutUserPolicyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct RemoveClientIDFromOpenIDConnectProvider;
+
+    impl Operation for RemoveClientIDFromOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "RemoveClientIDFromOpenIDConnectProvider";
+        type Request = RemoveClientIDFromOpenIDConnectProviderRequest;
         type Response = Empty;
     }
 
@@ -716,12 +1177,182 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct ResyncMFADevice;
+
+    impl Operation for ResyncMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "ResyncMFADevice";
+        type Request = ResyncMFADeviceRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct SetDefaultPolicyVersion;
+
+    impl Operation for SetDefaultPolicyVersion {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "SetDefaultPolicyVersion";
+        type Request = SetDefaultPolicyVersionRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct SimulateCustomPolicy;
+
+    impl Operation for SimulateCustomPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "SimulateCustomPolicy";
+        type Request = SimulateCustomPolicyRequest;
+        type Response = SimulatePolicyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct SimulatePrincipalPolicy;
+
+    impl Operation for SimulatePrincipalPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "SimulatePrincipalPolicy";
+        type Request = SimulatePrincipalPolicyRequest;
+        type Response = SimulatePolicyResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct TagInstanceProfile;
+
+    impl Operation for TagInstanceProfile {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "TagInstanceProfile";
+        type Request = TagInstanceProfileRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct TagMFADevice;
+
+    impl Operation for TagMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "TagMFADevice";
+        type Request = TagMFADeviceRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct TagOpenIDConnectProvider;
+
+    impl Operation for TagOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "TagOpenIDConnectProvider";
+        type Request = TagOpenIDConnectProviderRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct TagPolicy;
+
+    impl Operation for TagPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "TagPolicy";
+        type Request = TagPolicyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct TagRole;
+
+    impl Operation for TagRole {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "TagRole";
+        type Request = TagRoleRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct TagUser;
+
+    impl Operation for TagUser {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "TagUser";
+        type Request = TagUserRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UntagInstanceProfile;
+
+    impl Operation for UntagInstanceProfile {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UntagInstanceProfile";
+        type Request = UntagInstanceProfileRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UntagMFADevice;
+
+    impl Operation for UntagMFADevice {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UntagMFADevice";
+        type Request = UntagMFADeviceRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UntagOpenIDConnectProvider;
+
+    impl Operation for UntagOpenIDConnectProvider {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UntagOpenIDConnectProvider";
+        type Request = UntagOpenIDConnectProviderRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UntagPolicy;
+
+    impl Operation for UntagPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UntagPolicy";
+        type Request = UntagPolicyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UntagRole;
+
+    impl Operation for UntagRole {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UntagRole";
+        type Request = UntagRoleRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UntagUser;
+
+    impl Operation for UntagUser {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UntagUser";
+        type Request = UntagUserRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct UpdateAccessKey;
 
     impl Operation for UpdateAccessKey {
         const SERVICE: Service = Service::Iam;
         const NAME: &'static str = "UpdateAccessKey";
         type Request = UpdateAccessKeyRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UpdateAccountPasswordPolicy;
+
+    impl Operation for UpdateAccountPasswordPolicy {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UpdateAccountPasswordPolicy";
+        type Request = UpdateAccountPasswordPolicyRequest;
         type Response = Empty;
     }
 
@@ -733,6 +1364,56 @@ pub mod ops {
         const NAME: &'static str = "UpdateAssumeRolePolicy";
         type Request = UpdateAssumeRolePolicyRequest;
         type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UpdateGroup;
+
+    impl Operation for UpdateGroup {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UpdateGroup";
+        type Request = UpdateGroupRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UpdateLoginProfile;
+
+    impl Operation for UpdateLoginProfile {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UpdateLoginProfile";
+        type Request = UpdateLoginProfileRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UpdateOpenIDConnectProviderThumbprint;
+
+    impl Operation for UpdateOpenIDConnectProviderThumbprint {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UpdateOpenIDConnectProviderThumbprint";
+        type Request = UpdateOpenIDConnectProviderThumbprintRequest;
+        type Response = Empty;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UpdateRole;
+
+    impl Operation for UpdateRole {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UpdateRole";
+        type Request = UpdateRoleRequest;
+        type Response = UpdateRoleResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct UpdateRoleDescription;
+
+    impl Operation for UpdateRoleDescription {
+        const SERVICE: Service = Service::Iam;
+        const NAME: &'static str = "UpdateRoleDescription";
+        type Request = UpdateRoleDescriptionRequest;
+        type Response = UpdateRoleDescriptionResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -806,6 +1487,27 @@ impl Encode for AccessKeyMetadata {
         w.member("CreateDate", &self.create_date);
         w.member("Status", &self.status);
         w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AddClientIDToOpenIDConnectProviderRequest {
+    pub client_id: String,
+    pub open_id_connect_provider_arn: String,
+}
+
+impl Structure for AddClientIDToOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            client_id: node.required("ClientID")?,
+            open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")?,
+        })
+    }
+}
+
+impl Decode for AddClientIDToOpenIDConnectProviderRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
     }
 }
 
@@ -925,6 +1627,50 @@ impl Encode for AttachedPolicy {
     }
 }
 
+#[derive(Clone, Default, PartialEq)]
+pub struct ChangePasswordRequest {
+    pub new_password: String,
+    pub old_password: String,
+}
+
+impl std::fmt::Debug for ChangePasswordRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChangePasswordRequest")
+            .field("new_password", &Redacted)
+            .field("old_password", &Redacted)
+            .finish()
+    }
+}
+
+impl Structure for ChangePasswordRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { new_password: node.required("NewPassword")?, old_password: node.required("OldPassword")? })
+    }
+}
+
+impl Decode for ChangePasswordRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ContextEntry {
+    pub context_key_name: Option<String>,
+    pub context_key_type: Option<String>,
+    pub context_key_values: Vec<String>,
+}
+
+impl Structure for ContextEntry {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            context_key_name: node.optional("ContextKeyName")?,
+            context_key_type: node.optional("ContextKeyType")?,
+            context_key_values: node.wrapped_list("ContextKeyValues", "member")?,
+        })
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CreateAccessKeyRequest {
     pub user_name: Option<String>,
@@ -950,6 +1696,23 @@ pub struct CreateAccessKeyResponse {
 impl Encode for CreateAccessKeyResponse {
     fn encode(&self, w: &mut XmlWriter) {
         w.member("AccessKey", &self.access_key);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateAccountAliasRequest {
+    pub account_alias: String,
+}
+
+impl Structure for CreateAccountAliasRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { account_alias: node.required("AccountAlias")? })
+    }
+}
+
+impl Decode for CreateAccountAliasRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
     }
 }
 
@@ -1016,6 +1779,88 @@ impl Encode for CreateInstanceProfileResponse {
     }
 }
 
+#[derive(Clone, Default, PartialEq)]
+pub struct CreateLoginProfileRequest {
+    pub password: Option<String>,
+    pub password_reset_required: Option<bool>,
+    pub user_name: Option<String>,
+}
+
+impl std::fmt::Debug for CreateLoginProfileRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreateLoginProfileRequest")
+            .field("password", &self.password.as_ref().map(|_| Redacted))
+            .field("password_reset_required", &self.password_reset_required)
+            .field("user_name", &self.user_name)
+            .finish()
+    }
+}
+
+impl Structure for CreateLoginProfileRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            password: node.optional("Password")?,
+            password_reset_required: node.optional("PasswordResetRequired")?,
+            user_name: node.optional("UserName")?,
+        })
+    }
+}
+
+impl Decode for CreateLoginProfileRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateLoginProfileResponse {
+    pub login_profile: Option<LoginProfile>,
+}
+
+impl Encode for CreateLoginProfileResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("LoginProfile", &self.login_profile);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateOpenIDConnectProviderRequest {
+    pub client_id_list: Vec<String>,
+    pub tags: Vec<Tag>,
+    pub thumbprint_list: Vec<String>,
+    pub url: String,
+}
+
+impl Structure for CreateOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            client_id_list: node.wrapped_list("ClientIDList", "member")?,
+            tags: node.wrapped_list("Tags", "member")?,
+            thumbprint_list: node.wrapped_list("ThumbprintList", "member")?,
+            url: node.required("Url")?,
+        })
+    }
+}
+
+impl Decode for CreateOpenIDConnectProviderRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateOpenIDConnectProviderResponse {
+    pub open_id_connect_provider_arn: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for CreateOpenIDConnectProviderResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("OpenIDConnectProviderArn", &self.open_id_connect_provider_arn);
+        w.optional_list("Tags", "member", &self.tags);
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CreatePolicyRequest {
     pub description: Option<String>,
@@ -1051,6 +1896,40 @@ pub struct CreatePolicyResponse {
 impl Encode for CreatePolicyResponse {
     fn encode(&self, w: &mut XmlWriter) {
         w.member("Policy", &self.policy);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreatePolicyVersionRequest {
+    pub policy_arn: String,
+    pub policy_document: String,
+    pub set_as_default: Option<bool>,
+}
+
+impl Structure for CreatePolicyVersionRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            policy_arn: node.required("PolicyArn")?,
+            policy_document: node.required("PolicyDocument")?,
+            set_as_default: node.optional("SetAsDefault")?,
+        })
+    }
+}
+
+impl Decode for CreatePolicyVersionRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreatePolicyVersionResponse {
+    pub policy_version: Option<PolicyVersion>,
+}
+
+impl Encode for CreatePolicyVersionResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("PolicyVersion", &self.policy_version);
     }
 }
 
@@ -1133,6 +2012,58 @@ impl Encode for CreateUserResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateVirtualMFADeviceRequest {
+    pub path: Option<String>,
+    pub tags: Vec<Tag>,
+    pub virtual_mfa_device_name: String,
+}
+
+impl Structure for CreateVirtualMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            path: node.optional("Path")?,
+            tags: node.wrapped_list("Tags", "member")?,
+            virtual_mfa_device_name: node.required("VirtualMFADeviceName")?,
+        })
+    }
+}
+
+impl Decode for CreateVirtualMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CreateVirtualMFADeviceResponse {
+    pub virtual_mfa_device: Option<VirtualMFADevice>,
+}
+
+impl Encode for CreateVirtualMFADeviceResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("VirtualMFADevice", &self.virtual_mfa_device);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeactivateMFADeviceRequest {
+    pub serial_number: String,
+    pub user_name: Option<String>,
+}
+
+impl Structure for DeactivateMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { serial_number: node.required("SerialNumber")?, user_name: node.optional("UserName")? })
+    }
+}
+
+impl Decode for DeactivateMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeleteAccessKeyRequest {
     pub access_key_id: String,
     pub user_name: Option<String>,
@@ -1145,6 +2076,38 @@ impl Structure for DeleteAccessKeyRequest {
 }
 
 impl Decode for DeleteAccessKeyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteAccountAliasRequest {
+    pub account_alias: String,
+}
+
+impl Structure for DeleteAccountAliasRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { account_alias: node.required("AccountAlias")? })
+    }
+}
+
+impl Decode for DeleteAccountAliasRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteAccountPasswordPolicyRequest {}
+
+impl Structure for DeleteAccountPasswordPolicyRequest {
+    fn read_members(_node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+
+impl Decode for DeleteAccountPasswordPolicyRequest {
     fn decode(params: &Params) -> Result<Self, DecodeError> {
         params.read_lenient()
     }
@@ -1203,6 +2166,40 @@ impl Decode for DeleteInstanceProfileRequest {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteLoginProfileRequest {
+    pub user_name: Option<String>,
+}
+
+impl Structure for DeleteLoginProfileRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { user_name: node.optional("UserName")? })
+    }
+}
+
+impl Decode for DeleteLoginProfileRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteOpenIDConnectProviderRequest {
+    pub open_id_connect_provider_arn: String,
+}
+
+impl Structure for DeleteOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")? })
+    }
+}
+
+impl Decode for DeleteOpenIDConnectProviderRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeletePolicyRequest {
     pub policy_arn: String,
 }
@@ -1214,6 +2211,41 @@ impl Structure for DeletePolicyRequest {
 }
 
 impl Decode for DeletePolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeletePolicyVersionRequest {
+    pub policy_arn: String,
+    pub version_id: String,
+}
+
+impl Structure for DeletePolicyVersionRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { policy_arn: node.required("PolicyArn")?, version_id: node.required("VersionId")? })
+    }
+}
+
+impl Decode for DeletePolicyVersionRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteRolePermissionsBoundaryRequest {
+    pub role_name: String,
+}
+
+impl Structure for DeleteRolePermissionsBoundaryRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { role_name: node.required("RoleName")? })
+    }
+}
+
+impl Decode for DeleteRolePermissionsBoundaryRequest {
     fn decode(params: &Params) -> Result<Self, DecodeError> {
         params.read_lenient()
     }
@@ -1255,6 +2287,23 @@ impl Decode for DeleteRoleRequest {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteUserPermissionsBoundaryRequest {
+    pub user_name: String,
+}
+
+impl Structure for DeleteUserPermissionsBoundaryRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { user_name: node.required("UserName")? })
+    }
+}
+
+impl Decode for DeleteUserPermissionsBoundaryRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct DeleteUserPolicyRequest {
     pub policy_name: String,
     pub user_name: String,
@@ -1284,6 +2333,23 @@ impl Structure for DeleteUserRequest {
 }
 
 impl Decode for DeleteUserRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeleteVirtualMFADeviceRequest {
+    pub serial_number: String,
+}
+
+impl Structure for DeleteVirtualMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { serial_number: node.required("SerialNumber")? })
+    }
+}
+
+impl Decode for DeleteVirtualMFADeviceRequest {
     fn decode(params: &Params) -> Result<Self, DecodeError> {
         params.read_lenient()
     }
@@ -1344,6 +2410,86 @@ impl Decode for DetachUserPolicyRequest {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct EnableMFADeviceRequest {
+    pub authentication_code1: String,
+    pub authentication_code2: String,
+    pub serial_number: String,
+    pub user_name: String,
+}
+
+impl Structure for EnableMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            authentication_code1: node.required("AuthenticationCode1")?,
+            authentication_code2: node.required("AuthenticationCode2")?,
+            serial_number: node.required("SerialNumber")?,
+            user_name: node.required("UserName")?,
+        })
+    }
+}
+
+impl Decode for EnableMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EvaluationResult {
+    pub eval_action_name: Option<String>,
+    pub eval_decision: Option<String>,
+    pub eval_decision_details: Option<BTreeMap<String, String>>,
+    pub eval_resource_name: Option<String>,
+    pub matched_statements: Vec<Statement>,
+    pub missing_context_values: Vec<String>,
+    pub organizations_decision_detail: Option<OrganizationsDecisionDetail>,
+    pub permissions_boundary_decision_detail: Option<PermissionsBoundaryDecisionDetail>,
+    pub resource_specific_results: Vec<ResourceSpecificResult>,
+}
+
+impl Encode for EvaluationResult {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("EvalActionName", &self.eval_action_name);
+        w.member("EvalDecision", &self.eval_decision);
+        w.member("EvalDecisionDetails", &self.eval_decision_details);
+        w.member("EvalResourceName", &self.eval_resource_name);
+        w.list("MatchedStatements", "member", &self.matched_statements);
+        w.list("MissingContextValues", "member", &self.missing_context_values);
+        w.member("OrganizationsDecisionDetail", &self.organizations_decision_detail);
+        w.member("PermissionsBoundaryDecisionDetail", &self.permissions_boundary_decision_detail);
+        w.list("ResourceSpecificResults", "member", &self.resource_specific_results);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerateCredentialReportRequest {}
+
+impl Structure for GenerateCredentialReportRequest {
+    fn read_members(_node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+
+impl Decode for GenerateCredentialReportRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GenerateCredentialReportResponse {
+    pub description: Option<String>,
+    pub state: Option<String>,
+}
+
+impl Encode for GenerateCredentialReportResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Description", &self.description);
+        w.member("State", &self.state);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GetAccessKeyLastUsedRequest {
     pub access_key_id: String,
 }
@@ -1370,6 +2516,185 @@ impl Encode for GetAccessKeyLastUsedResponse {
     fn encode(&self, w: &mut XmlWriter) {
         w.member("AccessKeyLastUsed", &self.access_key_last_used);
         w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccountAuthorizationDetailsRequest {
+    pub filter: Vec<String>,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+}
+
+impl Structure for GetAccountAuthorizationDetailsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            filter: node.wrapped_list("Filter", "member")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+        })
+    }
+}
+
+impl Decode for GetAccountAuthorizationDetailsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccountAuthorizationDetailsResponse {
+    pub group_detail_list: Vec<GroupDetail>,
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub policies: Vec<ManagedPolicyDetail>,
+    pub role_detail_list: Vec<RoleDetail>,
+    pub user_detail_list: Vec<UserDetail>,
+}
+
+impl Encode for GetAccountAuthorizationDetailsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("GroupDetailList", "member", &self.group_detail_list);
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("Policies", "member", &self.policies);
+        w.list("RoleDetailList", "member", &self.role_detail_list);
+        w.list("UserDetailList", "member", &self.user_detail_list);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccountPasswordPolicyRequest {}
+
+impl Structure for GetAccountPasswordPolicyRequest {
+    fn read_members(_node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+
+impl Decode for GetAccountPasswordPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccountPasswordPolicyResponse {
+    pub password_policy: Option<PasswordPolicy>,
+}
+
+impl Encode for GetAccountPasswordPolicyResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("PasswordPolicy", &self.password_policy);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccountSummaryRequest {}
+
+impl Structure for GetAccountSummaryRequest {
+    fn read_members(_node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+
+impl Decode for GetAccountSummaryRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccountSummaryResponse {
+    pub summary_map: Option<BTreeMap<String, i32>>,
+}
+
+impl Encode for GetAccountSummaryResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("SummaryMap", &self.summary_map);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetContextKeysForCustomPolicyRequest {
+    pub policy_input_list: Vec<String>,
+}
+
+impl Structure for GetContextKeysForCustomPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { policy_input_list: node.required_wrapped_list("PolicyInputList", "member")? })
+    }
+}
+
+impl Decode for GetContextKeysForCustomPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetContextKeysForPolicyResponse {
+    pub context_key_names: Vec<String>,
+}
+
+impl Encode for GetContextKeysForPolicyResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("ContextKeyNames", "member", &self.context_key_names);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetContextKeysForPrincipalPolicyRequest {
+    pub policy_input_list: Vec<String>,
+    pub policy_source_arn: String,
+}
+
+impl Structure for GetContextKeysForPrincipalPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            policy_input_list: node.wrapped_list("PolicyInputList", "member")?,
+            policy_source_arn: node.required("PolicySourceArn")?,
+        })
+    }
+}
+
+impl Decode for GetContextKeysForPrincipalPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetCredentialReportRequest {}
+
+impl Structure for GetCredentialReportRequest {
+    fn read_members(_node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+
+impl Decode for GetCredentialReportRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetCredentialReportResponse {
+    pub content: Option<Vec<u8>>,
+    pub generated_time: Option<Timestamp>,
+    pub report_format: Option<String>,
+}
+
+impl Encode for GetCredentialReportResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Content", &self.content);
+        w.member("GeneratedTime", &self.generated_time);
+        w.member("ReportFormat", &self.report_format);
     }
 }
 
@@ -1475,6 +2800,105 @@ pub struct GetInstanceProfileResponse {
 impl Encode for GetInstanceProfileResponse {
     fn encode(&self, w: &mut XmlWriter) {
         w.member("InstanceProfile", &self.instance_profile);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetLoginProfileRequest {
+    pub user_name: Option<String>,
+}
+
+impl Structure for GetLoginProfileRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { user_name: node.optional("UserName")? })
+    }
+}
+
+impl Decode for GetLoginProfileRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetLoginProfileResponse {
+    pub login_profile: Option<LoginProfile>,
+}
+
+impl Encode for GetLoginProfileResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("LoginProfile", &self.login_profile);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetMFADeviceRequest {
+    pub serial_number: String,
+    pub user_name: Option<String>,
+}
+
+impl Structure for GetMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { serial_number: node.required("SerialNumber")?, user_name: node.optional("UserName")? })
+    }
+}
+
+impl Decode for GetMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetMFADeviceResponse {
+    pub certifications: Option<BTreeMap<String, String>>,
+    pub enable_date: Option<Timestamp>,
+    pub serial_number: Option<String>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for GetMFADeviceResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Certifications", &self.certifications);
+        w.member("EnableDate", &self.enable_date);
+        w.member("SerialNumber", &self.serial_number);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetOpenIDConnectProviderRequest {
+    pub open_id_connect_provider_arn: String,
+}
+
+impl Structure for GetOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")? })
+    }
+}
+
+impl Decode for GetOpenIDConnectProviderRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetOpenIDConnectProviderResponse {
+    pub client_id_list: Vec<String>,
+    pub create_date: Option<Timestamp>,
+    pub tags: Vec<Tag>,
+    pub thumbprint_list: Vec<String>,
+    pub url: Option<String>,
+}
+
+impl Encode for GetOpenIDConnectProviderResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("ClientIDList", "member", &self.client_id_list);
+        w.member("CreateDate", &self.create_date);
+        w.optional_list("Tags", "member", &self.tags);
+        w.list("ThumbprintList", "member", &self.thumbprint_list);
+        w.member("Url", &self.url);
     }
 }
 
@@ -1677,6 +3101,29 @@ impl Encode for Group {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupDetail {
+    pub arn: Option<String>,
+    pub attached_managed_policies: Vec<AttachedPolicy>,
+    pub create_date: Option<Timestamp>,
+    pub group_id: Option<String>,
+    pub group_name: Option<String>,
+    pub group_policy_list: Vec<PolicyDetail>,
+    pub path: Option<String>,
+}
+
+impl Encode for GroupDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Arn", &self.arn);
+        w.list("AttachedManagedPolicies", "member", &self.attached_managed_policies);
+        w.member("CreateDate", &self.create_date);
+        w.member("GroupId", &self.group_id);
+        w.member("GroupName", &self.group_name);
+        w.list("GroupPolicyList", "member", &self.group_policy_list);
+        w.member("Path", &self.path);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct InstanceProfile {
     pub arn: Option<String>,
     pub create_date: Option<Timestamp>,
@@ -1736,6 +3183,43 @@ pub struct ListAccessKeysResponse {
 impl Encode for ListAccessKeysResponse {
     fn encode(&self, w: &mut XmlWriter) {
         w.list("AccessKeyMetadata", "member", &self.access_key_metadata);
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListAccountAliasesRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+}
+
+impl Structure for ListAccountAliasesRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { marker: node.optional("Marker")?, max_items: node.optional("MaxItems")? })
+    }
+}
+
+impl Decode for ListAccountAliasesRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListAccountAliasesResponse {
+    pub account_aliases: Vec<String>,
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+}
+
+impl Encode for ListAccountAliasesResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("AccountAliases", "member", &self.account_aliases);
         w.member("IsTruncated", &self.is_truncated);
         w.member("Marker", &self.marker);
     }
@@ -1874,6 +3358,58 @@ impl Encode for ListAttachedUserPoliciesResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListEntitiesForPolicyRequest {
+    pub entity_filter: Option<String>,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub path_prefix: Option<String>,
+    pub policy_arn: String,
+    pub policy_usage_filter: Option<String>,
+}
+
+impl Structure for ListEntitiesForPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            entity_filter: node.optional("EntityFilter")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            path_prefix: node.optional("PathPrefix")?,
+            policy_arn: node.required("PolicyArn")?,
+            policy_usage_filter: node.optional("PolicyUsageFilter")?,
+        })
+    }
+}
+
+impl Decode for ListEntitiesForPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListEntitiesForPolicyResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub policy_groups: Vec<PolicyGroup>,
+    pub policy_roles: Vec<PolicyRole>,
+    pub policy_users: Vec<PolicyUser>,
+}
+
+impl Encode for ListEntitiesForPolicyResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("PolicyGroups", "member", &self.policy_groups);
+        w.list("PolicyRoles", "member", &self.policy_roles);
+        w.list("PolicyUsers", "member", &self.policy_users);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ListGroupPoliciesRequest {
     pub group_name: String,
     pub marker: Option<String>,
@@ -2000,6 +3536,48 @@ impl Encode for ListGroupsResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListInstanceProfileTagsRequest {
+    pub instance_profile_name: String,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+}
+
+impl Structure for ListInstanceProfileTagsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            instance_profile_name: node.required("InstanceProfileName")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+        })
+    }
+}
+
+impl Decode for ListInstanceProfileTagsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListInstanceProfileTagsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for ListInstanceProfileTagsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.optional_list("Tags", "member", &self.tags);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ListInstanceProfilesForRoleRequest {
     pub marker: Option<String>,
     pub max_items: Option<i32>,
@@ -2084,6 +3662,209 @@ impl Encode for ListInstanceProfilesResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListMFADeviceTagsRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub serial_number: String,
+}
+
+impl Structure for ListMFADeviceTagsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            serial_number: node.required("SerialNumber")?,
+        })
+    }
+}
+
+impl Decode for ListMFADeviceTagsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListMFADeviceTagsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for ListMFADeviceTagsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.optional_list("Tags", "member", &self.tags);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListMFADevicesRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub user_name: Option<String>,
+}
+
+impl Structure for ListMFADevicesRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            user_name: node.optional("UserName")?,
+        })
+    }
+}
+
+impl Decode for ListMFADevicesRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListMFADevicesResponse {
+    pub is_truncated: Option<bool>,
+    pub mfa_devices: Vec<MFADevice>,
+    pub marker: Option<String>,
+}
+
+impl Encode for ListMFADevicesResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.list("MFADevices", "member", &self.mfa_devices);
+        w.member("Marker", &self.marker);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListOpenIDConnectProviderTagsRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub open_id_connect_provider_arn: String,
+}
+
+impl Structure for ListOpenIDConnectProviderTagsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")?,
+        })
+    }
+}
+
+impl Decode for ListOpenIDConnectProviderTagsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListOpenIDConnectProviderTagsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for ListOpenIDConnectProviderTagsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.optional_list("Tags", "member", &self.tags);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListOpenIDConnectProvidersRequest {}
+
+impl Structure for ListOpenIDConnectProvidersRequest {
+    fn read_members(_node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {})
+    }
+}
+
+impl Decode for ListOpenIDConnectProvidersRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListOpenIDConnectProvidersResponse {
+    pub open_id_connect_provider_list: Vec<OpenIDConnectProviderListEntry>,
+}
+
+impl Encode for ListOpenIDConnectProvidersResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("OpenIDConnectProviderList", "member", &self.open_id_connect_provider_list);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPoliciesGrantingServiceAccessEntry {
+    pub policies: Vec<PolicyGrantingServiceAccess>,
+    pub service_namespace: Option<String>,
+}
+
+impl Encode for ListPoliciesGrantingServiceAccessEntry {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("Policies", "member", &self.policies);
+        w.member("ServiceNamespace", &self.service_namespace);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPoliciesGrantingServiceAccessRequest {
+    pub arn: String,
+    pub marker: Option<String>,
+    pub service_namespaces: Vec<String>,
+}
+
+impl Structure for ListPoliciesGrantingServiceAccessRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            arn: node.required("Arn")?,
+            marker: node.optional("Marker")?,
+            service_namespaces: node.required_wrapped_list("ServiceNamespaces", "member")?,
+        })
+    }
+}
+
+impl Decode for ListPoliciesGrantingServiceAccessRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPoliciesGrantingServiceAccessResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub policies_granting_service_access: Vec<ListPoliciesGrantingServiceAccessEntry>,
+}
+
+impl Encode for ListPoliciesGrantingServiceAccessResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("PoliciesGrantingServiceAccess", "member", &self.policies_granting_service_access);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ListPoliciesRequest {
     pub marker: Option<String>,
     pub max_items: Option<i32>,
@@ -2132,6 +3913,90 @@ impl Encode for ListPoliciesResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPolicyTagsRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub policy_arn: String,
+}
+
+impl Structure for ListPolicyTagsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            policy_arn: node.required("PolicyArn")?,
+        })
+    }
+}
+
+impl Decode for ListPolicyTagsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPolicyTagsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for ListPolicyTagsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.optional_list("Tags", "member", &self.tags);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPolicyVersionsRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub policy_arn: String,
+}
+
+impl Structure for ListPolicyVersionsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            policy_arn: node.required("PolicyArn")?,
+        })
+    }
+}
+
+impl Decode for ListPolicyVersionsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListPolicyVersionsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub versions: Vec<PolicyVersion>,
+}
+
+impl Encode for ListPolicyVersionsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("Versions", "member", &self.versions);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ListRolePoliciesRequest {
     pub marker: Option<String>,
     pub max_items: Option<i32>,
@@ -2170,6 +4035,48 @@ impl Encode for ListRolePoliciesResponse {
         w.member("IsTruncated", &self.is_truncated);
         w.member("Marker", &self.marker);
         w.list("PolicyNames", "member", &self.policy_names);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListRoleTagsRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub role_name: String,
+}
+
+impl Structure for ListRoleTagsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            role_name: node.required("RoleName")?,
+        })
+    }
+}
+
+impl Decode for ListRoleTagsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListRoleTagsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for ListRoleTagsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.optional_list("Tags", "member", &self.tags);
     }
 }
 
@@ -2216,6 +4123,136 @@ impl Encode for ListRolesResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListSSHPublicKeysRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub user_name: Option<String>,
+}
+
+impl Structure for ListSSHPublicKeysRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            user_name: node.optional("UserName")?,
+        })
+    }
+}
+
+impl Decode for ListSSHPublicKeysRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListSSHPublicKeysResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub ssh_public_keys: Vec<SSHPublicKeyMetadata>,
+}
+
+impl Encode for ListSSHPublicKeysResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("SSHPublicKeys", "member", &self.ssh_public_keys);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListServiceSpecificCredentialsRequest {
+    pub all_users: Option<bool>,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub service_name: Option<String>,
+    pub user_name: Option<String>,
+}
+
+impl Structure for ListServiceSpecificCredentialsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            all_users: node.optional("AllUsers")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            service_name: node.optional("ServiceName")?,
+            user_name: node.optional("UserName")?,
+        })
+    }
+}
+
+impl Decode for ListServiceSpecificCredentialsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListServiceSpecificCredentialsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub service_specific_credentials: Vec<ServiceSpecificCredentialMetadata>,
+}
+
+impl Encode for ListServiceSpecificCredentialsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("ServiceSpecificCredentials", "member", &self.service_specific_credentials);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListSigningCertificatesRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub user_name: Option<String>,
+}
+
+impl Structure for ListSigningCertificatesRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            user_name: node.optional("UserName")?,
+        })
+    }
+}
+
+impl Decode for ListSigningCertificatesRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListSigningCertificatesResponse {
+    pub certificates: Vec<SigningCertificate>,
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+}
+
+impl Encode for ListSigningCertificatesResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("Certificates", "member", &self.certificates);
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ListUserPoliciesRequest {
     pub marker: Option<String>,
     pub max_items: Option<i32>,
@@ -2254,6 +4291,48 @@ impl Encode for ListUserPoliciesResponse {
         w.member("IsTruncated", &self.is_truncated);
         w.member("Marker", &self.marker);
         w.list("PolicyNames", "member", &self.policy_names);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListUserTagsRequest {
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub user_name: String,
+}
+
+impl Structure for ListUserTagsRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            user_name: node.required("UserName")?,
+        })
+    }
+}
+
+impl Decode for ListUserTagsRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListUserTagsResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for ListUserTagsResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.optional_list("Tags", "member", &self.tags);
     }
 }
 
@@ -2300,6 +4379,173 @@ impl Encode for ListUsersResponse {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListVirtualMFADevicesRequest {
+    pub assignment_status: Option<String>,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+}
+
+impl Structure for ListVirtualMFADevicesRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            assignment_status: node.optional("AssignmentStatus")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+        })
+    }
+}
+
+impl Decode for ListVirtualMFADevicesRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ListVirtualMFADevicesResponse {
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+    pub virtual_mfa_devices: Vec<VirtualMFADevice>,
+}
+
+impl Encode for ListVirtualMFADevicesResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+        w.list("VirtualMFADevices", "member", &self.virtual_mfa_devices);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoginProfile {
+    pub create_date: Option<Timestamp>,
+    pub password_reset_required: Option<bool>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for LoginProfile {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("CreateDate", &self.create_date);
+        w.member("PasswordResetRequired", &self.password_reset_required);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MFADevice {
+    pub enable_date: Option<Timestamp>,
+    pub serial_number: Option<String>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for MFADevice {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("EnableDate", &self.enable_date);
+        w.member("SerialNumber", &self.serial_number);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ManagedPolicyDetail {
+    pub arn: Option<String>,
+    pub attachment_count: Option<i32>,
+    pub create_date: Option<Timestamp>,
+    pub default_version_id: Option<String>,
+    pub description: Option<String>,
+    pub is_attachable: Option<bool>,
+    pub path: Option<String>,
+    pub permissions_boundary_usage_count: Option<i32>,
+    pub policy_id: Option<String>,
+    pub policy_name: Option<String>,
+    pub policy_version_list: Vec<PolicyVersion>,
+    pub update_date: Option<Timestamp>,
+}
+
+impl Encode for ManagedPolicyDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Arn", &self.arn);
+        w.member("AttachmentCount", &self.attachment_count);
+        w.member("CreateDate", &self.create_date);
+        w.member("DefaultVersionId", &self.default_version_id);
+        w.member("Description", &self.description);
+        w.member("IsAttachable", &self.is_attachable);
+        w.member("Path", &self.path);
+        w.member("PermissionsBoundaryUsageCount", &self.permissions_boundary_usage_count);
+        w.member("PolicyId", &self.policy_id);
+        w.member("PolicyName", &self.policy_name);
+        w.list("PolicyVersionList", "member", &self.policy_version_list);
+        w.member("UpdateDate", &self.update_date);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OpenIDConnectProviderListEntry {
+    pub arn: Option<String>,
+}
+
+impl Encode for OpenIDConnectProviderListEntry {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Arn", &self.arn);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct OrganizationsDecisionDetail {
+    pub allowed_by_organizations: Option<bool>,
+}
+
+impl Encode for OrganizationsDecisionDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("AllowedByOrganizations", &self.allowed_by_organizations);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PasswordPolicy {
+    pub allow_users_to_change_password: Option<bool>,
+    pub expire_passwords: Option<bool>,
+    pub hard_expiry: Option<bool>,
+    pub max_password_age: Option<i32>,
+    pub minimum_password_length: Option<i32>,
+    pub password_reuse_prevention: Option<i32>,
+    pub require_lowercase_characters: Option<bool>,
+    pub require_numbers: Option<bool>,
+    pub require_symbols: Option<bool>,
+    pub require_uppercase_characters: Option<bool>,
+}
+
+impl Encode for PasswordPolicy {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("AllowUsersToChangePassword", &self.allow_users_to_change_password);
+        w.member("ExpirePasswords", &self.expire_passwords);
+        w.member("HardExpiry", &self.hard_expiry);
+        w.member("MaxPasswordAge", &self.max_password_age);
+        w.member("MinimumPasswordLength", &self.minimum_password_length);
+        w.member("PasswordReusePrevention", &self.password_reuse_prevention);
+        w.member("RequireLowercaseCharacters", &self.require_lowercase_characters);
+        w.member("RequireNumbers", &self.require_numbers);
+        w.member("RequireSymbols", &self.require_symbols);
+        w.member("RequireUppercaseCharacters", &self.require_uppercase_characters);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PermissionsBoundaryDecisionDetail {
+    pub allowed_by_permissions_boundary: Option<bool>,
+}
+
+impl Encode for PermissionsBoundaryDecisionDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("AllowedByPermissionsBoundary", &self.allowed_by_permissions_boundary);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Policy {
     pub arn: Option<String>,
     pub attachment_count: Option<i32>,
@@ -2333,6 +4579,77 @@ impl Encode for Policy {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyDetail {
+    pub policy_document: Option<String>,
+    pub policy_name: Option<String>,
+}
+
+impl Encode for PolicyDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("PolicyDocument", &self.policy_document);
+        w.member("PolicyName", &self.policy_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyGrantingServiceAccess {
+    pub entity_name: Option<String>,
+    pub entity_type: Option<String>,
+    pub policy_arn: Option<String>,
+    pub policy_name: Option<String>,
+    pub policy_type: Option<String>,
+}
+
+impl Encode for PolicyGrantingServiceAccess {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("EntityName", &self.entity_name);
+        w.member("EntityType", &self.entity_type);
+        w.member("PolicyArn", &self.policy_arn);
+        w.member("PolicyName", &self.policy_name);
+        w.member("PolicyType", &self.policy_type);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyGroup {
+    pub group_id: Option<String>,
+    pub group_name: Option<String>,
+}
+
+impl Encode for PolicyGroup {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("GroupId", &self.group_id);
+        w.member("GroupName", &self.group_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyRole {
+    pub role_id: Option<String>,
+    pub role_name: Option<String>,
+}
+
+impl Encode for PolicyRole {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("RoleId", &self.role_id);
+        w.member("RoleName", &self.role_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PolicyUser {
+    pub user_id: Option<String>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for PolicyUser {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("UserId", &self.user_id);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PolicyVersion {
     pub create_date: Option<Timestamp>,
     pub document: Option<String>,
@@ -2346,6 +4663,19 @@ impl Encode for PolicyVersion {
         w.member("Document", &self.document);
         w.member("IsDefaultVersion", &self.is_default_version);
         w.member("VersionId", &self.version_id);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Position {
+    pub column: Option<i32>,
+    pub line: Option<i32>,
+}
+
+impl Encode for Position {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Column", &self.column);
+        w.member("Line", &self.line);
     }
 }
 
@@ -2367,6 +4697,24 @@ impl Structure for PutGroupPolicyRequest {
 }
 
 impl Decode for PutGroupPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PutRolePermissionsBoundaryRequest {
+    pub permissions_boundary: String,
+    pub role_name: String,
+}
+
+impl Structure for PutRolePermissionsBoundaryRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { permissions_boundary: node.required("PermissionsBoundary")?, role_name: node.required("RoleName")? })
+    }
+}
+
+impl Decode for PutRolePermissionsBoundaryRequest {
     fn decode(params: &Params) -> Result<Self, DecodeError> {
         params.read_lenient()
     }
@@ -2396,6 +4744,24 @@ impl Decode for PutRolePolicyRequest {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct PutUserPermissionsBoundaryRequest {
+    pub permissions_boundary: String,
+    pub user_name: String,
+}
+
+impl Structure for PutUserPermissionsBoundaryRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { permissions_boundary: node.required("PermissionsBoundary")?, user_name: node.required("UserName")? })
+    }
+}
+
+impl Decode for PutUserPermissionsBoundaryRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PutUserPolicyRequest {
     pub policy_document: String,
     pub policy_name: String,
@@ -2413,6 +4779,27 @@ impl Structure for PutUserPolicyRequest {
 }
 
 impl Decode for PutUserPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RemoveClientIDFromOpenIDConnectProviderRequest {
+    pub client_id: String,
+    pub open_id_connect_provider_arn: String,
+}
+
+impl Structure for RemoveClientIDFromOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            client_id: node.required("ClientID")?,
+            open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")?,
+        })
+    }
+}
+
+impl Decode for RemoveClientIDFromOpenIDConnectProviderRequest {
     fn decode(params: &Params) -> Result<Self, DecodeError> {
         params.read_lenient()
     }
@@ -2455,6 +4842,52 @@ impl Decode for RemoveUserFromGroupRequest {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct ResourceSpecificResult {
+    pub eval_decision_details: Option<BTreeMap<String, String>>,
+    pub eval_resource_decision: Option<String>,
+    pub eval_resource_name: Option<String>,
+    pub matched_statements: Vec<Statement>,
+    pub missing_context_values: Vec<String>,
+    pub permissions_boundary_decision_detail: Option<PermissionsBoundaryDecisionDetail>,
+}
+
+impl Encode for ResourceSpecificResult {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("EvalDecisionDetails", &self.eval_decision_details);
+        w.member("EvalResourceDecision", &self.eval_resource_decision);
+        w.member("EvalResourceName", &self.eval_resource_name);
+        w.list("MatchedStatements", "member", &self.matched_statements);
+        w.list("MissingContextValues", "member", &self.missing_context_values);
+        w.member("PermissionsBoundaryDecisionDetail", &self.permissions_boundary_decision_detail);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ResyncMFADeviceRequest {
+    pub authentication_code1: String,
+    pub authentication_code2: String,
+    pub serial_number: String,
+    pub user_name: String,
+}
+
+impl Structure for ResyncMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            authentication_code1: node.required("AuthenticationCode1")?,
+            authentication_code2: node.required("AuthenticationCode2")?,
+            serial_number: node.required("SerialNumber")?,
+            user_name: node.required("UserName")?,
+        })
+    }
+}
+
+impl Decode for ResyncMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Role {
     pub arn: Option<String>,
     pub assume_role_policy_document: Option<String>,
@@ -2486,6 +4919,39 @@ impl Encode for Role {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct RoleDetail {
+    pub arn: Option<String>,
+    pub assume_role_policy_document: Option<String>,
+    pub attached_managed_policies: Vec<AttachedPolicy>,
+    pub create_date: Option<Timestamp>,
+    pub instance_profile_list: Vec<InstanceProfile>,
+    pub path: Option<String>,
+    pub permissions_boundary: Option<AttachedPermissionsBoundary>,
+    pub role_id: Option<String>,
+    pub role_last_used: Option<RoleLastUsed>,
+    pub role_name: Option<String>,
+    pub role_policy_list: Vec<PolicyDetail>,
+    pub tags: Vec<Tag>,
+}
+
+impl Encode for RoleDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Arn", &self.arn);
+        w.member("AssumeRolePolicyDocument", &self.assume_role_policy_document);
+        w.list("AttachedManagedPolicies", "member", &self.attached_managed_policies);
+        w.member("CreateDate", &self.create_date);
+        w.list("InstanceProfileList", "member", &self.instance_profile_list);
+        w.member("Path", &self.path);
+        w.member("PermissionsBoundary", &self.permissions_boundary);
+        w.member("RoleId", &self.role_id);
+        w.member("RoleLastUsed", &self.role_last_used);
+        w.member("RoleName", &self.role_name);
+        w.list("RolePolicyList", "member", &self.role_policy_list);
+        w.optional_list("Tags", "member", &self.tags);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct RoleLastUsed {
     pub last_used_date: Option<Timestamp>,
     pub region: Option<String>,
@@ -2495,6 +4961,207 @@ impl Encode for RoleLastUsed {
     fn encode(&self, w: &mut XmlWriter) {
         w.member("LastUsedDate", &self.last_used_date);
         w.member("Region", &self.region);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SSHPublicKeyMetadata {
+    pub ssh_public_key_id: Option<String>,
+    pub status: Option<String>,
+    pub upload_date: Option<Timestamp>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for SSHPublicKeyMetadata {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("SSHPublicKeyId", &self.ssh_public_key_id);
+        w.member("Status", &self.status);
+        w.member("UploadDate", &self.upload_date);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServiceSpecificCredentialMetadata {
+    pub create_date: Option<Timestamp>,
+    pub expiration_date: Option<Timestamp>,
+    pub service_credential_alias: Option<String>,
+    pub service_name: Option<String>,
+    pub service_specific_credential_id: Option<String>,
+    pub service_user_name: Option<String>,
+    pub status: Option<String>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for ServiceSpecificCredentialMetadata {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("CreateDate", &self.create_date);
+        w.member("ExpirationDate", &self.expiration_date);
+        w.member("ServiceCredentialAlias", &self.service_credential_alias);
+        w.member("ServiceName", &self.service_name);
+        w.member("ServiceSpecificCredentialId", &self.service_specific_credential_id);
+        w.member("ServiceUserName", &self.service_user_name);
+        w.member("Status", &self.status);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SetDefaultPolicyVersionRequest {
+    pub policy_arn: String,
+    pub version_id: String,
+}
+
+impl Structure for SetDefaultPolicyVersionRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { policy_arn: node.required("PolicyArn")?, version_id: node.required("VersionId")? })
+    }
+}
+
+impl Decode for SetDefaultPolicyVersionRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SigningCertificate {
+    pub certificate_body: Option<String>,
+    pub certificate_id: Option<String>,
+    pub status: Option<String>,
+    pub upload_date: Option<Timestamp>,
+    pub user_name: Option<String>,
+}
+
+impl Encode for SigningCertificate {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("CertificateBody", &self.certificate_body);
+        w.member("CertificateId", &self.certificate_id);
+        w.member("Status", &self.status);
+        w.member("UploadDate", &self.upload_date);
+        w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SimulateCustomPolicyRequest {
+    pub action_names: Vec<String>,
+    pub caller_arn: Option<String>,
+    pub context_entries: Vec<ContextEntry>,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub permissions_boundary_policy_input_list: Vec<String>,
+    pub policy_input_list: Vec<String>,
+    pub resource_arns: Vec<String>,
+    pub resource_handling_option: Option<String>,
+    pub resource_owner: Option<String>,
+    pub resource_policy: Option<String>,
+}
+
+impl Structure for SimulateCustomPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            action_names: node.required_wrapped_list("ActionNames", "member")?,
+            caller_arn: node.optional("CallerArn")?,
+            context_entries: node.wrapped_list("ContextEntries", "member")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            permissions_boundary_policy_input_list: node
+                .wrapped_list("PermissionsBoundaryPolicyInputList", "member")?,
+            policy_input_list: node.required_wrapped_list("PolicyInputList", "member")?,
+            resource_arns: node.wrapped_list("ResourceArns", "member")?,
+            resource_handling_option: node.optional("ResourceHandlingOption")?,
+            resource_owner: node.optional("ResourceOwner")?,
+            resource_policy: node.optional("ResourcePolicy")?,
+        })
+    }
+}
+
+impl Decode for SimulateCustomPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SimulatePolicyResponse {
+    pub evaluation_results: Vec<EvaluationResult>,
+    pub is_truncated: Option<bool>,
+    pub marker: Option<String>,
+}
+
+impl Encode for SimulatePolicyResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.list("EvaluationResults", "member", &self.evaluation_results);
+        w.member("IsTruncated", &self.is_truncated);
+        w.member("Marker", &self.marker);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SimulatePrincipalPolicyRequest {
+    pub action_names: Vec<String>,
+    pub caller_arn: Option<String>,
+    pub context_entries: Vec<ContextEntry>,
+    pub marker: Option<String>,
+    pub max_items: Option<i32>,
+    pub permissions_boundary_policy_input_list: Vec<String>,
+    pub policy_input_list: Vec<String>,
+    pub policy_source_arn: String,
+    pub resource_arns: Vec<String>,
+    pub resource_handling_option: Option<String>,
+    pub resource_owner: Option<String>,
+    pub resource_policy: Option<String>,
+}
+
+impl Structure for SimulatePrincipalPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            action_names: node.required_wrapped_list("ActionNames", "member")?,
+            caller_arn: node.optional("CallerArn")?,
+            context_entries: node.wrapped_list("ContextEntries", "member")?,
+            marker: node.optional("Marker")?,
+            max_items: node.optional("MaxItems")?,
+            permissions_boundary_policy_input_list: node
+                .wrapped_list("PermissionsBoundaryPolicyInputList", "member")?,
+            policy_input_list: node.wrapped_list("PolicyInputList", "member")?,
+            policy_source_arn: node.required("PolicySourceArn")?,
+            resource_arns: node.wrapped_list("ResourceArns", "member")?,
+            resource_handling_option: node.optional("ResourceHandlingOption")?,
+            resource_owner: node.optional("ResourceOwner")?,
+            resource_policy: node.optional("ResourcePolicy")?,
+        })
+    }
+}
+
+impl Decode for SimulatePrincipalPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+
+    fn page(&self) -> PageRequest<'_> {
+        PageRequest { max_results: self.max_items, next_token: self.marker.as_deref() }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Statement {
+    pub end_position: Option<Position>,
+    pub source_policy_id: Option<String>,
+    pub source_policy_type: Option<String>,
+    pub start_position: Option<Position>,
+}
+
+impl Encode for Statement {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("EndPosition", &self.end_position);
+        w.member("SourcePolicyId", &self.source_policy_id);
+        w.member("SourcePolicyType", &self.source_policy_type);
+        w.member("StartPosition", &self.start_position);
     }
 }
 
@@ -2514,6 +5181,237 @@ impl Encode for Tag {
     fn encode(&self, w: &mut XmlWriter) {
         w.member("Key", &self.key);
         w.member("Value", &self.value);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TagInstanceProfileRequest {
+    pub instance_profile_name: String,
+    pub tags: Vec<Tag>,
+}
+
+impl Structure for TagInstanceProfileRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            instance_profile_name: node.required("InstanceProfileName")?,
+            tags: node.required_wrapped_list("Tags", "member")?,
+        })
+    }
+}
+
+impl Decode for TagInstanceProfileRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TagMFADeviceRequest {
+    pub serial_number: String,
+    pub tags: Vec<Tag>,
+}
+
+impl Structure for TagMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { serial_number: node.required("SerialNumber")?, tags: node.required_wrapped_list("Tags", "member")? })
+    }
+}
+
+impl Decode for TagMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TagOpenIDConnectProviderRequest {
+    pub open_id_connect_provider_arn: String,
+    pub tags: Vec<Tag>,
+}
+
+impl Structure for TagOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")?,
+            tags: node.required_wrapped_list("Tags", "member")?,
+        })
+    }
+}
+
+impl Decode for TagOpenIDConnectProviderRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TagPolicyRequest {
+    pub policy_arn: String,
+    pub tags: Vec<Tag>,
+}
+
+impl Structure for TagPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { policy_arn: node.required("PolicyArn")?, tags: node.required_wrapped_list("Tags", "member")? })
+    }
+}
+
+impl Decode for TagPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TagRoleRequest {
+    pub role_name: String,
+    pub tags: Vec<Tag>,
+}
+
+impl Structure for TagRoleRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { role_name: node.required("RoleName")?, tags: node.required_wrapped_list("Tags", "member")? })
+    }
+}
+
+impl Decode for TagRoleRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TagUserRequest {
+    pub tags: Vec<Tag>,
+    pub user_name: String,
+}
+
+impl Structure for TagUserRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { tags: node.required_wrapped_list("Tags", "member")?, user_name: node.required("UserName")? })
+    }
+}
+
+impl Decode for TagUserRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UntagInstanceProfileRequest {
+    pub instance_profile_name: String,
+    pub tag_keys: Vec<String>,
+}
+
+impl Structure for UntagInstanceProfileRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            instance_profile_name: node.required("InstanceProfileName")?,
+            tag_keys: node.required_wrapped_list("TagKeys", "member")?,
+        })
+    }
+}
+
+impl Decode for UntagInstanceProfileRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UntagMFADeviceRequest {
+    pub serial_number: String,
+    pub tag_keys: Vec<String>,
+}
+
+impl Structure for UntagMFADeviceRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            serial_number: node.required("SerialNumber")?,
+            tag_keys: node.required_wrapped_list("TagKeys", "member")?,
+        })
+    }
+}
+
+impl Decode for UntagMFADeviceRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UntagOpenIDConnectProviderRequest {
+    pub open_id_connect_provider_arn: String,
+    pub tag_keys: Vec<String>,
+}
+
+impl Structure for UntagOpenIDConnectProviderRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")?,
+            tag_keys: node.required_wrapped_list("TagKeys", "member")?,
+        })
+    }
+}
+
+impl Decode for UntagOpenIDConnectProviderRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UntagPolicyRequest {
+    pub policy_arn: String,
+    pub tag_keys: Vec<String>,
+}
+
+impl Structure for UntagPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { policy_arn: node.required("PolicyArn")?, tag_keys: node.required_wrapped_list("TagKeys", "member")? })
+    }
+}
+
+impl Decode for UntagPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UntagRoleRequest {
+    pub role_name: String,
+    pub tag_keys: Vec<String>,
+}
+
+impl Structure for UntagRoleRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { role_name: node.required("RoleName")?, tag_keys: node.required_wrapped_list("TagKeys", "member")? })
+    }
+}
+
+impl Decode for UntagRoleRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UntagUserRequest {
+    pub tag_keys: Vec<String>,
+    pub user_name: String,
+}
+
+impl Structure for UntagUserRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { tag_keys: node.required_wrapped_list("TagKeys", "member")?, user_name: node.required("UserName")? })
+    }
+}
+
+impl Decode for UntagUserRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
     }
 }
 
@@ -2541,6 +5439,41 @@ impl Decode for UpdateAccessKeyRequest {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateAccountPasswordPolicyRequest {
+    pub allow_users_to_change_password: Option<bool>,
+    pub hard_expiry: Option<bool>,
+    pub max_password_age: Option<i32>,
+    pub minimum_password_length: Option<i32>,
+    pub password_reuse_prevention: Option<i32>,
+    pub require_lowercase_characters: Option<bool>,
+    pub require_numbers: Option<bool>,
+    pub require_symbols: Option<bool>,
+    pub require_uppercase_characters: Option<bool>,
+}
+
+impl Structure for UpdateAccountPasswordPolicyRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            allow_users_to_change_password: node.optional("AllowUsersToChangePassword")?,
+            hard_expiry: node.optional("HardExpiry")?,
+            max_password_age: node.optional("MaxPasswordAge")?,
+            minimum_password_length: node.optional("MinimumPasswordLength")?,
+            password_reuse_prevention: node.optional("PasswordReusePrevention")?,
+            require_lowercase_characters: node.optional("RequireLowercaseCharacters")?,
+            require_numbers: node.optional("RequireNumbers")?,
+            require_symbols: node.optional("RequireSymbols")?,
+            require_uppercase_characters: node.optional("RequireUppercaseCharacters")?,
+        })
+    }
+}
+
+impl Decode for UpdateAccountPasswordPolicyRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct UpdateAssumeRolePolicyRequest {
     pub policy_document: String,
     pub role_name: String,
@@ -2556,6 +5489,142 @@ impl Decode for UpdateAssumeRolePolicyRequest {
     fn decode(params: &Params) -> Result<Self, DecodeError> {
         params.read_lenient()
     }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateGroupRequest {
+    pub group_name: String,
+    pub new_group_name: Option<String>,
+    pub new_path: Option<String>,
+}
+
+impl Structure for UpdateGroupRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            group_name: node.required("GroupName")?,
+            new_group_name: node.optional("NewGroupName")?,
+            new_path: node.optional("NewPath")?,
+        })
+    }
+}
+
+impl Decode for UpdateGroupRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Clone, Default, PartialEq)]
+pub struct UpdateLoginProfileRequest {
+    pub password: Option<String>,
+    pub password_reset_required: Option<bool>,
+    pub user_name: String,
+}
+
+impl std::fmt::Debug for UpdateLoginProfileRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpdateLoginProfileRequest")
+            .field("password", &self.password.as_ref().map(|_| Redacted))
+            .field("password_reset_required", &self.password_reset_required)
+            .field("user_name", &self.user_name)
+            .finish()
+    }
+}
+
+impl Structure for UpdateLoginProfileRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            password: node.optional("Password")?,
+            password_reset_required: node.optional("PasswordResetRequired")?,
+            user_name: node.required("UserName")?,
+        })
+    }
+}
+
+impl Decode for UpdateLoginProfileRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateOpenIDConnectProviderThumbprintRequest {
+    pub open_id_connect_provider_arn: String,
+    pub thumbprint_list: Vec<String>,
+}
+
+impl Structure for UpdateOpenIDConnectProviderThumbprintRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            open_id_connect_provider_arn: node.required("OpenIDConnectProviderArn")?,
+            thumbprint_list: node.required_wrapped_list("ThumbprintList", "member")?,
+        })
+    }
+}
+
+impl Decode for UpdateOpenIDConnectProviderThumbprintRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateRoleDescriptionRequest {
+    pub description: String,
+    pub role_name: String,
+}
+
+impl Structure for UpdateRoleDescriptionRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { description: node.required("Description")?, role_name: node.required("RoleName")? })
+    }
+}
+
+impl Decode for UpdateRoleDescriptionRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateRoleDescriptionResponse {
+    pub role: Option<Role>,
+}
+
+impl Encode for UpdateRoleDescriptionResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Role", &self.role);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateRoleRequest {
+    pub description: Option<String>,
+    pub max_session_duration: Option<i32>,
+    pub role_name: String,
+}
+
+impl Structure for UpdateRoleRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            description: node.optional("Description")?,
+            max_session_duration: node.optional("MaxSessionDuration")?,
+            role_name: node.required("RoleName")?,
+        })
+    }
+}
+
+impl Decode for UpdateRoleRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UpdateRoleResponse {}
+
+impl Encode for UpdateRoleResponse {
+    fn encode(&self, _w: &mut XmlWriter) {}
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -2603,5 +5672,68 @@ impl Encode for User {
         w.optional_list("Tags", "member", &self.tags);
         w.member("UserId", &self.user_id);
         w.member("UserName", &self.user_name);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct UserDetail {
+    pub arn: Option<String>,
+    pub attached_managed_policies: Vec<AttachedPolicy>,
+    pub create_date: Option<Timestamp>,
+    pub group_list: Vec<String>,
+    pub path: Option<String>,
+    pub permissions_boundary: Option<AttachedPermissionsBoundary>,
+    pub tags: Vec<Tag>,
+    pub user_id: Option<String>,
+    pub user_name: Option<String>,
+    pub user_policy_list: Vec<PolicyDetail>,
+}
+
+impl Encode for UserDetail {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Arn", &self.arn);
+        w.list("AttachedManagedPolicies", "member", &self.attached_managed_policies);
+        w.member("CreateDate", &self.create_date);
+        w.list("GroupList", "member", &self.group_list);
+        w.member("Path", &self.path);
+        w.member("PermissionsBoundary", &self.permissions_boundary);
+        w.optional_list("Tags", "member", &self.tags);
+        w.member("UserId", &self.user_id);
+        w.member("UserName", &self.user_name);
+        w.list("UserPolicyList", "member", &self.user_policy_list);
+    }
+}
+
+#[derive(Clone, Default, PartialEq)]
+pub struct VirtualMFADevice {
+    pub base32_string_seed: Option<Vec<u8>>,
+    pub enable_date: Option<Timestamp>,
+    pub qr_code_png: Option<Vec<u8>>,
+    pub serial_number: Option<String>,
+    pub tags: Vec<Tag>,
+    pub user: Option<User>,
+}
+
+impl std::fmt::Debug for VirtualMFADevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VirtualMFADevice")
+            .field("base32_string_seed", &self.base32_string_seed.as_ref().map(|_| Redacted))
+            .field("enable_date", &self.enable_date)
+            .field("qr_code_png", &self.qr_code_png.as_ref().map(|_| Redacted))
+            .field("serial_number", &self.serial_number)
+            .field("tags", &self.tags)
+            .field("user", &self.user)
+            .finish()
+    }
+}
+
+impl Encode for VirtualMFADevice {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Base32StringSeed", &self.base32_string_seed);
+        w.member("EnableDate", &self.enable_date);
+        w.member("QRCodePNG", &self.qr_code_png);
+        w.member("SerialNumber", &self.serial_number);
+        w.optional_list("Tags", "member", &self.tags);
+        w.member("User", &self.user);
     }
 }

@@ -4,33 +4,60 @@ use crate::differential::{Case, json_structures};
 use crate::iam::*;
 
 pub const CASES: &[Case] = &[
+    Case::of::<ops::AddClientIDToOpenIDConnectProvider>(),
     Case::of::<ops::AddRoleToInstanceProfile>(),
     Case::of::<ops::AddUserToGroup>(),
     Case::of::<ops::AttachGroupPolicy>(),
     Case::of::<ops::AttachRolePolicy>(),
     Case::of::<ops::AttachUserPolicy>(),
+    Case::of::<ops::ChangePassword>(),
     Case::of::<ops::CreateAccessKey>(),
+    Case::of::<ops::CreateAccountAlias>(),
     Case::of::<ops::CreateGroup>(),
     Case::of::<ops::CreateInstanceProfile>(),
+    Case::of::<ops::CreateLoginProfile>(),
+    Case::of::<ops::CreateOpenIDConnectProvider>(),
     Case::of::<ops::CreatePolicy>(),
+    Case::of::<ops::CreatePolicyVersion>(),
     Case::of::<ops::CreateRole>(),
     Case::of::<ops::CreateUser>(),
+    Case::of::<ops::CreateVirtualMFADevice>(),
+    Case::of::<ops::DeactivateMFADevice>(),
     Case::of::<ops::DeleteAccessKey>(),
+    Case::of::<ops::DeleteAccountAlias>(),
+    Case::of::<ops::DeleteAccountPasswordPolicy>(),
     Case::of::<ops::DeleteGroup>(),
     Case::of::<ops::DeleteGroupPolicy>(),
     Case::of::<ops::DeleteInstanceProfile>(),
+    Case::of::<ops::DeleteLoginProfile>(),
+    Case::of::<ops::DeleteOpenIDConnectProvider>(),
     Case::of::<ops::DeletePolicy>(),
+    Case::of::<ops::DeletePolicyVersion>(),
     Case::of::<ops::DeleteRole>(),
+    Case::of::<ops::DeleteRolePermissionsBoundary>(),
     Case::of::<ops::DeleteRolePolicy>(),
     Case::of::<ops::DeleteUser>(),
+    Case::of::<ops::DeleteUserPermissionsBoundary>(),
     Case::of::<ops::DeleteUserPolicy>(),
+    Case::of::<ops::DeleteVirtualMFADevice>(),
     Case::of::<ops::DetachGroupPolicy>(),
     Case::of::<ops::DetachRolePolicy>(),
     Case::of::<ops::DetachUserPolicy>(),
+    Case::of::<ops::EnableMFADevice>(),
+    Case::of::<ops::GenerateCredentialReport>(),
     Case::of::<ops::GetAccessKeyLastUsed>(),
+    Case::of::<ops::GetAccountAuthorizationDetails>(),
+    Case::of::<ops::GetAccountPasswordPolicy>(),
+    Case::of::<ops::GetAccountSummary>(),
+    Case::of::<ops::GetContextKeysForCustomPolicy>(),
+    Case::of::<ops::GetContextKeysForPrincipalPolicy>(),
+    Case::of::<ops::GetCredentialReport>(),
     Case::of::<ops::GetGroup>(),
     Case::of::<ops::GetGroupPolicy>(),
     Case::of::<ops::GetInstanceProfile>(),
+    Case::of::<ops::GetLoginProfile>(),
+    Case::of::<ops::GetMFADevice>(),
+    Case::of::<ops::GetOpenIDConnectProvider>(),
     Case::of::<ops::GetPolicy>(),
     Case::of::<ops::GetPolicyVersion>(),
     Case::of::<ops::GetRole>(),
@@ -38,26 +65,67 @@ pub const CASES: &[Case] = &[
     Case::of::<ops::GetUser>(),
     Case::of::<ops::GetUserPolicy>(),
     Case::of::<ops::ListAccessKeys>(),
+    Case::of::<ops::ListAccountAliases>(),
     Case::of::<ops::ListAttachedGroupPolicies>(),
     Case::of::<ops::ListAttachedRolePolicies>(),
     Case::of::<ops::ListAttachedUserPolicies>(),
+    Case::of::<ops::ListEntitiesForPolicy>(),
     Case::of::<ops::ListGroupPolicies>(),
     Case::of::<ops::ListGroups>(),
     Case::of::<ops::ListGroupsForUser>(),
+    Case::of::<ops::ListInstanceProfileTags>(),
     Case::of::<ops::ListInstanceProfiles>(),
     Case::of::<ops::ListInstanceProfilesForRole>(),
+    Case::of::<ops::ListMFADeviceTags>(),
+    Case::of::<ops::ListMFADevices>(),
+    Case::of::<ops::ListOpenIDConnectProviderTags>(),
+    Case::of::<ops::ListOpenIDConnectProviders>(),
     Case::of::<ops::ListPolicies>(),
+    Case::of::<ops::ListPoliciesGrantingServiceAccess>(),
+    Case::of::<ops::ListPolicyTags>(),
+    Case::of::<ops::ListPolicyVersions>(),
     Case::of::<ops::ListRolePolicies>(),
+    Case::of::<ops::ListRoleTags>(),
     Case::of::<ops::ListRoles>(),
+    Case::of::<ops::ListSSHPublicKeys>(),
+    Case::of::<ops::ListServiceSpecificCredentials>(),
+    Case::of::<ops::ListSigningCertificates>(),
     Case::of::<ops::ListUserPolicies>(),
+    Case::of::<ops::ListUserTags>(),
     Case::of::<ops::ListUsers>(),
+    Case::of::<ops::ListVirtualMFADevices>(),
     Case::of::<ops::PutGroupPolicy>(),
+    Case::of::<ops::PutRolePermissionsBoundary>(),
     Case::of::<ops::PutRolePolicy>(),
+    Case::of::<ops::PutUserPermissionsBoundary>(),
     Case::of::<ops::PutUserPolicy>(),
+    Case::of::<ops::RemoveClientIDFromOpenIDConnectProvider>(),
     Case::of::<ops::RemoveRoleFromInstanceProfile>(),
     Case::of::<ops::RemoveUserFromGroup>(),
+    Case::of::<ops::ResyncMFADevice>(),
+    Case::of::<ops::SetDefaultPolicyVersion>(),
+    Case::of::<ops::SimulateCustomPolicy>(),
+    Case::of::<ops::SimulatePrincipalPolicy>(),
+    Case::of::<ops::TagInstanceProfile>(),
+    Case::of::<ops::TagMFADevice>(),
+    Case::of::<ops::TagOpenIDConnectProvider>(),
+    Case::of::<ops::TagPolicy>(),
+    Case::of::<ops::TagRole>(),
+    Case::of::<ops::TagUser>(),
+    Case::of::<ops::UntagInstanceProfile>(),
+    Case::of::<ops::UntagMFADevice>(),
+    Case::of::<ops::UntagOpenIDConnectProvider>(),
+    Case::of::<ops::UntagPolicy>(),
+    Case::of::<ops::UntagRole>(),
+    Case::of::<ops::UntagUser>(),
     Case::of::<ops::UpdateAccessKey>(),
+    Case::of::<ops::UpdateAccountPasswordPolicy>(),
     Case::of::<ops::UpdateAssumeRolePolicy>(),
+    Case::of::<ops::UpdateGroup>(),
+    Case::of::<ops::UpdateLoginProfile>(),
+    Case::of::<ops::UpdateOpenIDConnectProviderThumbprint>(),
+    Case::of::<ops::UpdateRole>(),
+    Case::of::<ops::UpdateRoleDescription>(),
     Case::of::<ops::UpdateUser>(),
 ];
 
@@ -79,6 +147,10 @@ AccessKeyMetadata {
     "CreateDate" => create_date,
     "Status" => status,
     "UserName" => user_name,
+}
+AddClientIDToOpenIDConnectProviderRequest {
+    "ClientID" => client_id,
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
 }
 AddRoleToInstanceProfileRequest {
     "InstanceProfileName" => instance_profile_name,
@@ -108,11 +180,23 @@ AttachedPolicy {
     "PolicyArn" => policy_arn,
     "PolicyName" => policy_name,
 }
+ChangePasswordRequest {
+    "NewPassword" => new_password,
+    "OldPassword" => old_password,
+}
+ContextEntry {
+    "ContextKeyName" => context_key_name,
+    "ContextKeyType" => context_key_type,
+    "ContextKeyValues" => context_key_values,
+}
 CreateAccessKeyRequest {
     "UserName" => user_name,
 }
 CreateAccessKeyResponse {
     "AccessKey" => access_key,
+}
+CreateAccountAliasRequest {
+    "AccountAlias" => account_alias,
 }
 CreateGroupRequest {
     "GroupName" => group_name,
@@ -129,6 +213,24 @@ CreateInstanceProfileRequest {
 CreateInstanceProfileResponse {
     "InstanceProfile" => instance_profile,
 }
+CreateLoginProfileRequest {
+    "Password" => password,
+    "PasswordResetRequired" => password_reset_required,
+    "UserName" => user_name,
+}
+CreateLoginProfileResponse {
+    "LoginProfile" => login_profile,
+}
+CreateOpenIDConnectProviderRequest {
+    "ClientIDList" => client_id_list,
+    "Tags" => tags,
+    "ThumbprintList" => thumbprint_list,
+    "Url" => url,
+}
+CreateOpenIDConnectProviderResponse {
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+    "Tags" => tags,
+}
 CreatePolicyRequest {
     "Description" => description,
     "Path" => path,
@@ -138,6 +240,14 @@ CreatePolicyRequest {
 }
 CreatePolicyResponse {
     "Policy" => policy,
+}
+CreatePolicyVersionRequest {
+    "PolicyArn" => policy_arn,
+    "PolicyDocument" => policy_document,
+    "SetAsDefault" => set_as_default,
+}
+CreatePolicyVersionResponse {
+    "PolicyVersion" => policy_version,
 }
 CreateRoleRequest {
     "AssumeRolePolicyDocument" => assume_role_policy_document,
@@ -160,9 +270,26 @@ CreateUserRequest {
 CreateUserResponse {
     "User" => user,
 }
+CreateVirtualMFADeviceRequest {
+    "Path" => path,
+    "Tags" => tags,
+    "VirtualMFADeviceName" => virtual_mfa_device_name,
+}
+CreateVirtualMFADeviceResponse {
+    "VirtualMFADevice" => virtual_mfa_device,
+}
+DeactivateMFADeviceRequest {
+    "SerialNumber" => serial_number,
+    "UserName" => user_name,
+}
 DeleteAccessKeyRequest {
     "AccessKeyId" => access_key_id,
     "UserName" => user_name,
+}
+DeleteAccountAliasRequest {
+    "AccountAlias" => account_alias,
+}
+DeleteAccountPasswordPolicyRequest {
 }
 DeleteGroupPolicyRequest {
     "GroupName" => group_name,
@@ -174,8 +301,21 @@ DeleteGroupRequest {
 DeleteInstanceProfileRequest {
     "InstanceProfileName" => instance_profile_name,
 }
+DeleteLoginProfileRequest {
+    "UserName" => user_name,
+}
+DeleteOpenIDConnectProviderRequest {
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+}
 DeletePolicyRequest {
     "PolicyArn" => policy_arn,
+}
+DeletePolicyVersionRequest {
+    "PolicyArn" => policy_arn,
+    "VersionId" => version_id,
+}
+DeleteRolePermissionsBoundaryRequest {
+    "RoleName" => role_name,
 }
 DeleteRolePolicyRequest {
     "PolicyName" => policy_name,
@@ -184,12 +324,18 @@ DeleteRolePolicyRequest {
 DeleteRoleRequest {
     "RoleName" => role_name,
 }
+DeleteUserPermissionsBoundaryRequest {
+    "UserName" => user_name,
+}
 DeleteUserPolicyRequest {
     "PolicyName" => policy_name,
     "UserName" => user_name,
 }
 DeleteUserRequest {
     "UserName" => user_name,
+}
+DeleteVirtualMFADeviceRequest {
+    "SerialNumber" => serial_number,
 }
 DetachGroupPolicyRequest {
     "GroupName" => group_name,
@@ -203,12 +349,75 @@ DetachUserPolicyRequest {
     "PolicyArn" => policy_arn,
     "UserName" => user_name,
 }
+EnableMFADeviceRequest {
+    "AuthenticationCode1" => authentication_code1,
+    "AuthenticationCode2" => authentication_code2,
+    "SerialNumber" => serial_number,
+    "UserName" => user_name,
+}
+EvaluationResult {
+    "EvalActionName" => eval_action_name,
+    "EvalDecision" => eval_decision,
+    "EvalDecisionDetails" => eval_decision_details,
+    "EvalResourceName" => eval_resource_name,
+    "MatchedStatements" => matched_statements,
+    "MissingContextValues" => missing_context_values,
+    "OrganizationsDecisionDetail" => organizations_decision_detail,
+    "PermissionsBoundaryDecisionDetail" => permissions_boundary_decision_detail,
+    "ResourceSpecificResults" => resource_specific_results,
+}
+GenerateCredentialReportRequest {
+}
+GenerateCredentialReportResponse {
+    "Description" => description,
+    "State" => state,
+}
 GetAccessKeyLastUsedRequest {
     "AccessKeyId" => access_key_id,
 }
 GetAccessKeyLastUsedResponse {
     "AccessKeyLastUsed" => access_key_last_used,
     "UserName" => user_name,
+}
+GetAccountAuthorizationDetailsRequest {
+    "Filter" => filter,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+}
+GetAccountAuthorizationDetailsResponse {
+    "GroupDetailList" => group_detail_list,
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Policies" => policies,
+    "RoleDetailList" => role_detail_list,
+    "UserDetailList" => user_detail_list,
+}
+GetAccountPasswordPolicyRequest {
+}
+GetAccountPasswordPolicyResponse {
+    "PasswordPolicy" => password_policy,
+}
+GetAccountSummaryRequest {
+}
+GetAccountSummaryResponse {
+    "SummaryMap" => summary_map,
+}
+GetContextKeysForCustomPolicyRequest {
+    "PolicyInputList" => policy_input_list,
+}
+GetContextKeysForPolicyResponse {
+    "ContextKeyNames" => context_key_names,
+}
+GetContextKeysForPrincipalPolicyRequest {
+    "PolicyInputList" => policy_input_list,
+    "PolicySourceArn" => policy_source_arn,
+}
+GetCredentialReportRequest {
+}
+GetCredentialReportResponse {
+    "Content" => content,
+    "GeneratedTime" => generated_time,
+    "ReportFormat" => report_format,
 }
 GetGroupPolicyRequest {
     "GroupName" => group_name,
@@ -235,6 +444,32 @@ GetInstanceProfileRequest {
 }
 GetInstanceProfileResponse {
     "InstanceProfile" => instance_profile,
+}
+GetLoginProfileRequest {
+    "UserName" => user_name,
+}
+GetLoginProfileResponse {
+    "LoginProfile" => login_profile,
+}
+GetMFADeviceRequest {
+    "SerialNumber" => serial_number,
+    "UserName" => user_name,
+}
+GetMFADeviceResponse {
+    "Certifications" => certifications,
+    "EnableDate" => enable_date,
+    "SerialNumber" => serial_number,
+    "UserName" => user_name,
+}
+GetOpenIDConnectProviderRequest {
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+}
+GetOpenIDConnectProviderResponse {
+    "ClientIDList" => client_id_list,
+    "CreateDate" => create_date,
+    "Tags" => tags,
+    "ThumbprintList" => thumbprint_list,
+    "Url" => url,
 }
 GetPolicyRequest {
     "PolicyArn" => policy_arn,
@@ -286,6 +521,15 @@ Group {
     "GroupName" => group_name,
     "Path" => path,
 }
+GroupDetail {
+    "Arn" => arn,
+    "AttachedManagedPolicies" => attached_managed_policies,
+    "CreateDate" => create_date,
+    "GroupId" => group_id,
+    "GroupName" => group_name,
+    "GroupPolicyList" => group_policy_list,
+    "Path" => path,
+}
 InstanceProfile {
     "Arn" => arn,
     "CreateDate" => create_date,
@@ -302,6 +546,15 @@ ListAccessKeysRequest {
 }
 ListAccessKeysResponse {
     "AccessKeyMetadata" => access_key_metadata,
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+}
+ListAccountAliasesRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+}
+ListAccountAliasesResponse {
+    "AccountAliases" => account_aliases,
     "IsTruncated" => is_truncated,
     "Marker" => marker,
 }
@@ -338,6 +591,21 @@ ListAttachedUserPoliciesResponse {
     "IsTruncated" => is_truncated,
     "Marker" => marker,
 }
+ListEntitiesForPolicyRequest {
+    "EntityFilter" => entity_filter,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "PathPrefix" => path_prefix,
+    "PolicyArn" => policy_arn,
+    "PolicyUsageFilter" => policy_usage_filter,
+}
+ListEntitiesForPolicyResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "PolicyGroups" => policy_groups,
+    "PolicyRoles" => policy_roles,
+    "PolicyUsers" => policy_users,
+}
 ListGroupPoliciesRequest {
     "GroupName" => group_name,
     "Marker" => marker,
@@ -368,6 +636,16 @@ ListGroupsResponse {
     "IsTruncated" => is_truncated,
     "Marker" => marker,
 }
+ListInstanceProfileTagsRequest {
+    "InstanceProfileName" => instance_profile_name,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+}
+ListInstanceProfileTagsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Tags" => tags,
+}
 ListInstanceProfilesForRoleRequest {
     "Marker" => marker,
     "MaxItems" => max_items,
@@ -388,6 +666,55 @@ ListInstanceProfilesResponse {
     "IsTruncated" => is_truncated,
     "Marker" => marker,
 }
+ListMFADeviceTagsRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "SerialNumber" => serial_number,
+}
+ListMFADeviceTagsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Tags" => tags,
+}
+ListMFADevicesRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "UserName" => user_name,
+}
+ListMFADevicesResponse {
+    "IsTruncated" => is_truncated,
+    "MFADevices" => mfa_devices,
+    "Marker" => marker,
+}
+ListOpenIDConnectProviderTagsRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+}
+ListOpenIDConnectProviderTagsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Tags" => tags,
+}
+ListOpenIDConnectProvidersRequest {
+}
+ListOpenIDConnectProvidersResponse {
+    "OpenIDConnectProviderList" => open_id_connect_provider_list,
+}
+ListPoliciesGrantingServiceAccessEntry {
+    "Policies" => policies,
+    "ServiceNamespace" => service_namespace,
+}
+ListPoliciesGrantingServiceAccessRequest {
+    "Arn" => arn,
+    "Marker" => marker,
+    "ServiceNamespaces" => service_namespaces,
+}
+ListPoliciesGrantingServiceAccessResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "PoliciesGrantingServiceAccess" => policies_granting_service_access,
+}
 ListPoliciesRequest {
     "Marker" => marker,
     "MaxItems" => max_items,
@@ -401,6 +728,26 @@ ListPoliciesResponse {
     "Marker" => marker,
     "Policies" => policies,
 }
+ListPolicyTagsRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "PolicyArn" => policy_arn,
+}
+ListPolicyTagsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Tags" => tags,
+}
+ListPolicyVersionsRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "PolicyArn" => policy_arn,
+}
+ListPolicyVersionsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Versions" => versions,
+}
 ListRolePoliciesRequest {
     "Marker" => marker,
     "MaxItems" => max_items,
@@ -410,6 +757,16 @@ ListRolePoliciesResponse {
     "IsTruncated" => is_truncated,
     "Marker" => marker,
     "PolicyNames" => policy_names,
+}
+ListRoleTagsRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "RoleName" => role_name,
+}
+ListRoleTagsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Tags" => tags,
 }
 ListRolesRequest {
     "Marker" => marker,
@@ -421,6 +778,38 @@ ListRolesResponse {
     "Marker" => marker,
     "Roles" => roles,
 }
+ListSSHPublicKeysRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "UserName" => user_name,
+}
+ListSSHPublicKeysResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "SSHPublicKeys" => ssh_public_keys,
+}
+ListServiceSpecificCredentialsRequest {
+    "AllUsers" => all_users,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "ServiceName" => service_name,
+    "UserName" => user_name,
+}
+ListServiceSpecificCredentialsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "ServiceSpecificCredentials" => service_specific_credentials,
+}
+ListSigningCertificatesRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "UserName" => user_name,
+}
+ListSigningCertificatesResponse {
+    "Certificates" => certificates,
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+}
 ListUserPoliciesRequest {
     "Marker" => marker,
     "MaxItems" => max_items,
@@ -431,6 +820,16 @@ ListUserPoliciesResponse {
     "Marker" => marker,
     "PolicyNames" => policy_names,
 }
+ListUserTagsRequest {
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "UserName" => user_name,
+}
+ListUserTagsResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "Tags" => tags,
+}
 ListUsersRequest {
     "Marker" => marker,
     "MaxItems" => max_items,
@@ -440,6 +839,61 @@ ListUsersResponse {
     "IsTruncated" => is_truncated,
     "Marker" => marker,
     "Users" => users,
+}
+ListVirtualMFADevicesRequest {
+    "AssignmentStatus" => assignment_status,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+}
+ListVirtualMFADevicesResponse {
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+    "VirtualMFADevices" => virtual_mfa_devices,
+}
+LoginProfile {
+    "CreateDate" => create_date,
+    "PasswordResetRequired" => password_reset_required,
+    "UserName" => user_name,
+}
+MFADevice {
+    "EnableDate" => enable_date,
+    "SerialNumber" => serial_number,
+    "UserName" => user_name,
+}
+ManagedPolicyDetail {
+    "Arn" => arn,
+    "AttachmentCount" => attachment_count,
+    "CreateDate" => create_date,
+    "DefaultVersionId" => default_version_id,
+    "Description" => description,
+    "IsAttachable" => is_attachable,
+    "Path" => path,
+    "PermissionsBoundaryUsageCount" => permissions_boundary_usage_count,
+    "PolicyId" => policy_id,
+    "PolicyName" => policy_name,
+    "PolicyVersionList" => policy_version_list,
+    "UpdateDate" => update_date,
+}
+OpenIDConnectProviderListEntry {
+    "Arn" => arn,
+}
+OrganizationsDecisionDetail {
+    "AllowedByOrganizations" => allowed_by_organizations,
+}
+PasswordPolicy {
+    "AllowUsersToChangePassword" => allow_users_to_change_password,
+    "ExpirePasswords" => expire_passwords,
+    "HardExpiry" => hard_expiry,
+    "MaxPasswordAge" => max_password_age,
+    "MinimumPasswordLength" => minimum_password_length,
+    "PasswordReusePrevention" => password_reuse_prevention,
+    "RequireLowercaseCharacters" => require_lowercase_characters,
+    "RequireNumbers" => require_numbers,
+    "RequireSymbols" => require_symbols,
+    "RequireUppercaseCharacters" => require_uppercase_characters,
+}
+PermissionsBoundaryDecisionDetail {
+    "AllowedByPermissionsBoundary" => allowed_by_permissions_boundary,
 }
 Policy {
     "Arn" => arn,
@@ -455,26 +909,65 @@ Policy {
     "Tags" => tags,
     "UpdateDate" => update_date,
 }
+PolicyDetail {
+    "PolicyDocument" => policy_document,
+    "PolicyName" => policy_name,
+}
+PolicyGrantingServiceAccess {
+    "EntityName" => entity_name,
+    "EntityType" => entity_type,
+    "PolicyArn" => policy_arn,
+    "PolicyName" => policy_name,
+    "PolicyType" => policy_type,
+}
+PolicyGroup {
+    "GroupId" => group_id,
+    "GroupName" => group_name,
+}
+PolicyRole {
+    "RoleId" => role_id,
+    "RoleName" => role_name,
+}
+PolicyUser {
+    "UserId" => user_id,
+    "UserName" => user_name,
+}
 PolicyVersion {
     "CreateDate" => create_date,
     "Document" => document,
     "IsDefaultVersion" => is_default_version,
     "VersionId" => version_id,
 }
+Position {
+    "Column" => column,
+    "Line" => line,
+}
 PutGroupPolicyRequest {
     "GroupName" => group_name,
     "PolicyDocument" => policy_document,
     "PolicyName" => policy_name,
+}
+PutRolePermissionsBoundaryRequest {
+    "PermissionsBoundary" => permissions_boundary,
+    "RoleName" => role_name,
 }
 PutRolePolicyRequest {
     "PolicyDocument" => policy_document,
     "PolicyName" => policy_name,
     "RoleName" => role_name,
 }
+PutUserPermissionsBoundaryRequest {
+    "PermissionsBoundary" => permissions_boundary,
+    "UserName" => user_name,
+}
 PutUserPolicyRequest {
     "PolicyDocument" => policy_document,
     "PolicyName" => policy_name,
     "UserName" => user_name,
+}
+RemoveClientIDFromOpenIDConnectProviderRequest {
+    "ClientID" => client_id,
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
 }
 RemoveRoleFromInstanceProfileRequest {
     "InstanceProfileName" => instance_profile_name,
@@ -482,6 +975,20 @@ RemoveRoleFromInstanceProfileRequest {
 }
 RemoveUserFromGroupRequest {
     "GroupName" => group_name,
+    "UserName" => user_name,
+}
+ResourceSpecificResult {
+    "EvalDecisionDetails" => eval_decision_details,
+    "EvalResourceDecision" => eval_resource_decision,
+    "EvalResourceName" => eval_resource_name,
+    "MatchedStatements" => matched_statements,
+    "MissingContextValues" => missing_context_values,
+    "PermissionsBoundaryDecisionDetail" => permissions_boundary_decision_detail,
+}
+ResyncMFADeviceRequest {
+    "AuthenticationCode1" => authentication_code1,
+    "AuthenticationCode2" => authentication_code2,
+    "SerialNumber" => serial_number,
     "UserName" => user_name,
 }
 Role {
@@ -497,22 +1004,188 @@ Role {
     "RoleName" => role_name,
     "Tags" => tags,
 }
+RoleDetail {
+    "Arn" => arn,
+    "AssumeRolePolicyDocument" => assume_role_policy_document,
+    "AttachedManagedPolicies" => attached_managed_policies,
+    "CreateDate" => create_date,
+    "InstanceProfileList" => instance_profile_list,
+    "Path" => path,
+    "PermissionsBoundary" => permissions_boundary,
+    "RoleId" => role_id,
+    "RoleLastUsed" => role_last_used,
+    "RoleName" => role_name,
+    "RolePolicyList" => role_policy_list,
+    "Tags" => tags,
+}
 RoleLastUsed {
     "LastUsedDate" => last_used_date,
     "Region" => region,
 }
+SSHPublicKeyMetadata {
+    "SSHPublicKeyId" => ssh_public_key_id,
+    "Status" => status,
+    "UploadDate" => upload_date,
+    "UserName" => user_name,
+}
+ServiceSpecificCredentialMetadata {
+    "CreateDate" => create_date,
+    "ExpirationDate" => expiration_date,
+    "ServiceCredentialAlias" => service_credential_alias,
+    "ServiceName" => service_name,
+    "ServiceSpecificCredentialId" => service_specific_credential_id,
+    "ServiceUserName" => service_user_name,
+    "Status" => status,
+    "UserName" => user_name,
+}
+SetDefaultPolicyVersionRequest {
+    "PolicyArn" => policy_arn,
+    "VersionId" => version_id,
+}
+SigningCertificate {
+    "CertificateBody" => certificate_body,
+    "CertificateId" => certificate_id,
+    "Status" => status,
+    "UploadDate" => upload_date,
+    "UserName" => user_name,
+}
+SimulateCustomPolicyRequest {
+    "ActionNames" => action_names,
+    "CallerArn" => caller_arn,
+    "ContextEntries" => context_entries,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "PermissionsBoundaryPolicyInputList" => permissions_boundary_policy_input_list,
+    "PolicyInputList" => policy_input_list,
+    "ResourceArns" => resource_arns,
+    "ResourceHandlingOption" => resource_handling_option,
+    "ResourceOwner" => resource_owner,
+    "ResourcePolicy" => resource_policy,
+}
+SimulatePolicyResponse {
+    "EvaluationResults" => evaluation_results,
+    "IsTruncated" => is_truncated,
+    "Marker" => marker,
+}
+SimulatePrincipalPolicyRequest {
+    "ActionNames" => action_names,
+    "CallerArn" => caller_arn,
+    "ContextEntries" => context_entries,
+    "Marker" => marker,
+    "MaxItems" => max_items,
+    "PermissionsBoundaryPolicyInputList" => permissions_boundary_policy_input_list,
+    "PolicyInputList" => policy_input_list,
+    "PolicySourceArn" => policy_source_arn,
+    "ResourceArns" => resource_arns,
+    "ResourceHandlingOption" => resource_handling_option,
+    "ResourceOwner" => resource_owner,
+    "ResourcePolicy" => resource_policy,
+}
+Statement {
+    "EndPosition" => end_position,
+    "SourcePolicyId" => source_policy_id,
+    "SourcePolicyType" => source_policy_type,
+    "StartPosition" => start_position,
+}
 Tag {
     "Key" => key,
     "Value" => value,
+}
+TagInstanceProfileRequest {
+    "InstanceProfileName" => instance_profile_name,
+    "Tags" => tags,
+}
+TagMFADeviceRequest {
+    "SerialNumber" => serial_number,
+    "Tags" => tags,
+}
+TagOpenIDConnectProviderRequest {
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+    "Tags" => tags,
+}
+TagPolicyRequest {
+    "PolicyArn" => policy_arn,
+    "Tags" => tags,
+}
+TagRoleRequest {
+    "RoleName" => role_name,
+    "Tags" => tags,
+}
+TagUserRequest {
+    "Tags" => tags,
+    "UserName" => user_name,
+}
+UntagInstanceProfileRequest {
+    "InstanceProfileName" => instance_profile_name,
+    "TagKeys" => tag_keys,
+}
+UntagMFADeviceRequest {
+    "SerialNumber" => serial_number,
+    "TagKeys" => tag_keys,
+}
+UntagOpenIDConnectProviderRequest {
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+    "TagKeys" => tag_keys,
+}
+UntagPolicyRequest {
+    "PolicyArn" => policy_arn,
+    "TagKeys" => tag_keys,
+}
+UntagRoleRequest {
+    "RoleName" => role_name,
+    "TagKeys" => tag_keys,
+}
+UntagUserRequest {
+    "TagKeys" => tag_keys,
+    "UserName" => user_name,
 }
 UpdateAccessKeyRequest {
     "AccessKeyId" => access_key_id,
     "Status" => status,
     "UserName" => user_name,
 }
+UpdateAccountPasswordPolicyRequest {
+    "AllowUsersToChangePassword" => allow_users_to_change_password,
+    "HardExpiry" => hard_expiry,
+    "MaxPasswordAge" => max_password_age,
+    "MinimumPasswordLength" => minimum_password_length,
+    "PasswordReusePrevention" => password_reuse_prevention,
+    "RequireLowercaseCharacters" => require_lowercase_characters,
+    "RequireNumbers" => require_numbers,
+    "RequireSymbols" => require_symbols,
+    "RequireUppercaseCharacters" => require_uppercase_characters,
+}
 UpdateAssumeRolePolicyRequest {
     "PolicyDocument" => policy_document,
     "RoleName" => role_name,
+}
+UpdateGroupRequest {
+    "GroupName" => group_name,
+    "NewGroupName" => new_group_name,
+    "NewPath" => new_path,
+}
+UpdateLoginProfileRequest {
+    "Password" => password,
+    "PasswordResetRequired" => password_reset_required,
+    "UserName" => user_name,
+}
+UpdateOpenIDConnectProviderThumbprintRequest {
+    "OpenIDConnectProviderArn" => open_id_connect_provider_arn,
+    "ThumbprintList" => thumbprint_list,
+}
+UpdateRoleDescriptionRequest {
+    "Description" => description,
+    "RoleName" => role_name,
+}
+UpdateRoleDescriptionResponse {
+    "Role" => role,
+}
+UpdateRoleRequest {
+    "Description" => description,
+    "MaxSessionDuration" => max_session_duration,
+    "RoleName" => role_name,
+}
+UpdateRoleResponse {
 }
 UpdateUserRequest {
     "NewPath" => new_path,
@@ -528,5 +1201,25 @@ User {
     "Tags" => tags,
     "UserId" => user_id,
     "UserName" => user_name,
+}
+UserDetail {
+    "Arn" => arn,
+    "AttachedManagedPolicies" => attached_managed_policies,
+    "CreateDate" => create_date,
+    "GroupList" => group_list,
+    "Path" => path,
+    "PermissionsBoundary" => permissions_boundary,
+    "Tags" => tags,
+    "UserId" => user_id,
+    "UserName" => user_name,
+    "UserPolicyList" => user_policy_list,
+}
+VirtualMFADevice {
+    "Base32StringSeed" => base32_string_seed,
+    "EnableDate" => enable_date,
+    "QRCodePNG" => qr_code_png,
+    "SerialNumber" => serial_number,
+    "Tags" => tags,
+    "User" => user,
 }
 }

@@ -7,18 +7,18 @@ pub const API_VERSION: &str = "2011-06-15";
 
 pub const XML_NAMESPACE: &str = "https://sts.amazonaws.com/doc/2011-06-15/";
 
-pub const IMPLEMENTED: &[&str] = &["AssumeRole", "GetCallerIdentity", "GetSessionToken"];
-
-pub const UNIMPLEMENTED: &[&str] = &[
-    "AssumeRoleWithSAML",
+pub const IMPLEMENTED: &[&str] = &[
+    "AssumeRole",
     "AssumeRoleWithWebIdentity",
-    "AssumeRoot",
     "DecodeAuthorizationMessage",
     "GetAccessKeyInfo",
-    "GetDelegatedAccessToken",
+    "GetCallerIdentity",
     "GetFederationToken",
-    "GetWebIdentityToken",
+    "GetSessionToken",
 ];
+
+pub const UNIMPLEMENTED: &[&str] =
+    &["AssumeRoleWithSAML", "AssumeRoot", "GetDelegatedAccessToken", "GetWebIdentityToken"];
 
 /// One type per action.
 pub mod ops {
@@ -35,6 +35,36 @@ pub mod ops {
     }
 
     #[derive(Debug, Clone, Copy)]
+    pub struct AssumeRoleWithWebIdentity;
+
+    impl Operation for AssumeRoleWithWebIdentity {
+        const SERVICE: Service = Service::Sts;
+        const NAME: &'static str = "AssumeRoleWithWebIdentity";
+        type Request = AssumeRoleWithWebIdentityRequest;
+        type Response = AssumeRoleWithWebIdentityResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct DecodeAuthorizationMessage;
+
+    impl Operation for DecodeAuthorizationMessage {
+        const SERVICE: Service = Service::Sts;
+        const NAME: &'static str = "DecodeAuthorizationMessage";
+        type Request = DecodeAuthorizationMessageRequest;
+        type Response = DecodeAuthorizationMessageResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetAccessKeyInfo;
+
+    impl Operation for GetAccessKeyInfo {
+        const SERVICE: Service = Service::Sts;
+        const NAME: &'static str = "GetAccessKeyInfo";
+        type Request = GetAccessKeyInfoRequest;
+        type Response = GetAccessKeyInfoResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
     pub struct GetCallerIdentity;
 
     impl Operation for GetCallerIdentity {
@@ -42,6 +72,16 @@ pub mod ops {
         const NAME: &'static str = "GetCallerIdentity";
         type Request = GetCallerIdentityRequest;
         type Response = GetCallerIdentityResponse;
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    pub struct GetFederationToken;
+
+    impl Operation for GetFederationToken {
+        const SERVICE: Service = Service::Sts;
+        const NAME: &'static str = "GetFederationToken";
+        type Request = GetFederationTokenRequest;
+        type Response = GetFederationTokenResponse;
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -113,6 +153,74 @@ impl Encode for AssumeRoleResponse {
     }
 }
 
+#[derive(Clone, Default, PartialEq)]
+pub struct AssumeRoleWithWebIdentityRequest {
+    pub duration_seconds: Option<i32>,
+    pub policy: Option<String>,
+    pub policy_arns: Vec<PolicyDescriptorType>,
+    pub provider_id: Option<String>,
+    pub role_arn: String,
+    pub role_session_name: String,
+    pub web_identity_token: String,
+}
+
+impl std::fmt::Debug for AssumeRoleWithWebIdentityRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AssumeRoleWithWebIdentityRequest")
+            .field("duration_seconds", &self.duration_seconds)
+            .field("policy", &self.policy)
+            .field("policy_arns", &self.policy_arns)
+            .field("provider_id", &self.provider_id)
+            .field("role_arn", &self.role_arn)
+            .field("role_session_name", &self.role_session_name)
+            .field("web_identity_token", &Redacted)
+            .finish()
+    }
+}
+
+impl Structure for AssumeRoleWithWebIdentityRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            duration_seconds: node.optional("DurationSeconds")?,
+            policy: node.optional("Policy")?,
+            policy_arns: node.wrapped_list("PolicyArns", "member")?,
+            provider_id: node.optional("ProviderId")?,
+            role_arn: node.required("RoleArn")?,
+            role_session_name: node.required("RoleSessionName")?,
+            web_identity_token: node.required("WebIdentityToken")?,
+        })
+    }
+}
+
+impl Decode for AssumeRoleWithWebIdentityRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AssumeRoleWithWebIdentityResponse {
+    pub assumed_role_user: Option<AssumedRoleUser>,
+    pub audience: Option<String>,
+    pub credentials: Option<Credentials>,
+    pub packed_policy_size: Option<i32>,
+    pub provider: Option<String>,
+    pub source_identity: Option<String>,
+    pub subject_from_web_identity_token: Option<String>,
+}
+
+impl Encode for AssumeRoleWithWebIdentityResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("AssumedRoleUser", &self.assumed_role_user);
+        w.member("Audience", &self.audience);
+        w.member("Credentials", &self.credentials);
+        w.member("PackedPolicySize", &self.packed_policy_size);
+        w.member("Provider", &self.provider);
+        w.member("SourceIdentity", &self.source_identity);
+        w.member("SubjectFromWebIdentityToken", &self.subject_from_web_identity_token);
+    }
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AssumedRoleUser {
     pub arn: Option<String>,
@@ -155,6 +263,75 @@ impl Encode for Credentials {
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
+pub struct DecodeAuthorizationMessageRequest {
+    pub encoded_message: String,
+}
+
+impl Structure for DecodeAuthorizationMessageRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { encoded_message: node.required("EncodedMessage")? })
+    }
+}
+
+impl Decode for DecodeAuthorizationMessageRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DecodeAuthorizationMessageResponse {
+    pub decoded_message: Option<String>,
+}
+
+impl Encode for DecodeAuthorizationMessageResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("DecodedMessage", &self.decoded_message);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FederatedUser {
+    pub arn: Option<String>,
+    pub federated_user_id: Option<String>,
+}
+
+impl Encode for FederatedUser {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Arn", &self.arn);
+        w.member("FederatedUserId", &self.federated_user_id);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccessKeyInfoRequest {
+    pub access_key_id: String,
+}
+
+impl Structure for GetAccessKeyInfoRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { access_key_id: node.required("AccessKeyId")? })
+    }
+}
+
+impl Decode for GetAccessKeyInfoRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetAccessKeyInfoResponse {
+    pub account: Option<String>,
+}
+
+impl Encode for GetAccessKeyInfoResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Account", &self.account);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GetCallerIdentityRequest {}
 
 impl Structure for GetCallerIdentityRequest {
@@ -181,6 +358,48 @@ impl Encode for GetCallerIdentityResponse {
         w.member("Account", &self.account);
         w.member("Arn", &self.arn);
         w.member("UserId", &self.user_id);
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetFederationTokenRequest {
+    pub duration_seconds: Option<i32>,
+    pub name: String,
+    pub policy: Option<String>,
+    pub policy_arns: Vec<PolicyDescriptorType>,
+    pub tags: Vec<Tag>,
+}
+
+impl Structure for GetFederationTokenRequest {
+    fn read_members(node: Node<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            duration_seconds: node.optional("DurationSeconds")?,
+            name: node.required("Name")?,
+            policy: node.optional("Policy")?,
+            policy_arns: node.wrapped_list("PolicyArns", "member")?,
+            tags: node.wrapped_list("Tags", "member")?,
+        })
+    }
+}
+
+impl Decode for GetFederationTokenRequest {
+    fn decode(params: &Params) -> Result<Self, DecodeError> {
+        params.read_lenient()
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GetFederationTokenResponse {
+    pub credentials: Option<Credentials>,
+    pub federated_user: Option<FederatedUser>,
+    pub packed_policy_size: Option<i32>,
+}
+
+impl Encode for GetFederationTokenResponse {
+    fn encode(&self, w: &mut XmlWriter) {
+        w.member("Credentials", &self.credentials);
+        w.member("FederatedUser", &self.federated_user);
+        w.member("PackedPolicySize", &self.packed_policy_size);
     }
 }
 

@@ -3,8 +3,15 @@
 use crate::differential::{Case, json_structures};
 use crate::sts::*;
 
-pub const CASES: &[Case] =
-    &[Case::of::<ops::AssumeRole>(), Case::of::<ops::GetCallerIdentity>(), Case::of::<ops::GetSessionToken>()];
+pub const CASES: &[Case] = &[
+    Case::of::<ops::AssumeRole>(),
+    Case::of::<ops::AssumeRoleWithWebIdentity>(),
+    Case::of::<ops::DecodeAuthorizationMessage>(),
+    Case::of::<ops::GetAccessKeyInfo>(),
+    Case::of::<ops::GetCallerIdentity>(),
+    Case::of::<ops::GetFederationToken>(),
+    Case::of::<ops::GetSessionToken>(),
+];
 
 json_structures! {
 AssumeRoleRequest {
@@ -27,6 +34,24 @@ AssumeRoleResponse {
     "PackedPolicySize" => packed_policy_size,
     "SourceIdentity" => source_identity,
 }
+AssumeRoleWithWebIdentityRequest {
+    "DurationSeconds" => duration_seconds,
+    "Policy" => policy,
+    "PolicyArns" => policy_arns,
+    "ProviderId" => provider_id,
+    "RoleArn" => role_arn,
+    "RoleSessionName" => role_session_name,
+    "WebIdentityToken" => web_identity_token,
+}
+AssumeRoleWithWebIdentityResponse {
+    "AssumedRoleUser" => assumed_role_user,
+    "Audience" => audience,
+    "Credentials" => credentials,
+    "PackedPolicySize" => packed_policy_size,
+    "Provider" => provider,
+    "SourceIdentity" => source_identity,
+    "SubjectFromWebIdentityToken" => subject_from_web_identity_token,
+}
 AssumedRoleUser {
     "Arn" => arn,
     "AssumedRoleId" => assumed_role_id,
@@ -37,12 +62,40 @@ Credentials {
     "SecretAccessKey" => secret_access_key,
     "SessionToken" => session_token,
 }
+DecodeAuthorizationMessageRequest {
+    "EncodedMessage" => encoded_message,
+}
+DecodeAuthorizationMessageResponse {
+    "DecodedMessage" => decoded_message,
+}
+FederatedUser {
+    "Arn" => arn,
+    "FederatedUserId" => federated_user_id,
+}
+GetAccessKeyInfoRequest {
+    "AccessKeyId" => access_key_id,
+}
+GetAccessKeyInfoResponse {
+    "Account" => account,
+}
 GetCallerIdentityRequest {
 }
 GetCallerIdentityResponse {
     "Account" => account,
     "Arn" => arn,
     "UserId" => user_id,
+}
+GetFederationTokenRequest {
+    "DurationSeconds" => duration_seconds,
+    "Name" => name,
+    "Policy" => policy,
+    "PolicyArns" => policy_arns,
+    "Tags" => tags,
+}
+GetFederationTokenResponse {
+    "Credentials" => credentials,
+    "FederatedUser" => federated_user,
+    "PackedPolicySize" => packed_policy_size,
 }
 GetSessionTokenRequest {
     "DurationSeconds" => duration_seconds,

@@ -24,7 +24,8 @@ pub(super) fn register(registry: &mut Registry) {
 
 /// The holder, with the policy as the condition key `iam:PolicyARN`.
 fn holder_targets<T: Entity>(cx: &Context<'_>, name: &str, arn: &str) -> Result<Vec<Target>, Error> {
-    Ok(vec![targets::existing::<T>(cx, name)?.key("iam:PolicyARN", arn)])
+    let targets = targets::with_boundary::<T>(cx, name)?.into_iter();
+    Ok(targets.map(|target| target.key("iam:PolicyARN", arn)).collect())
 }
 
 fn path(policy: &AttachablePolicy) -> &str {

@@ -1,6 +1,7 @@
 use terroir_action::Registry;
 use terroir_aws_model::{Decode, Empty, iam};
 use terroir_resources::Tags;
+use terroir_types::Error;
 
 use super::page::page;
 use super::{action, shapes, targets};
@@ -12,6 +13,7 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<CreateGroup>();
     registry.add::<GetGroup>();
     registry.add::<ListGroups>();
+    registry.add::<UpdateGroup>();
     registry.add::<DeleteGroup>();
     registry.add::<AddUserToGroup>();
     registry.add::<RemoveUserFromGroup>();
@@ -50,6 +52,24 @@ action!(ListGroups, Read, |_cx, _r| targets::none(), |cx, r| {
     let page = page(cx, "ListGroups", prefix, r.page(), keyed)?;
     Ok(iam::ListGroupsResponse { groups: page.items, is_truncated: page.is_truncated, marker: page.marker })
 });
+
+action!(
+    UpdateGroup,
+    Write,
+    |cx, r| {
+        let mut all = targets::one::<Group>(cx, &r.group_name)?;
+        // As AWS demands: permission on the name that it is to have, too.
+        if let Some(new_name) = &r.new_group_name {
+            all.push(targets::existing::<Group>(cx, new_name)?);
+        }
+        Ok::<_, Error>(all)
+    },
+    |cx, r| {
+        let (name, path) = (r.new_group_name.as_deref(), r.new_path.as_deref());
+        ops::update_group(cx.txn, cx.caller.account, &r.group_name, name, path)?;
+        Ok(Empty)
+    }
+);
 
 action!(DeleteGroup, Write, |cx, r| targets::one::<Group>(cx, &r.group_name), |cx, r| {
     ops::delete_group(cx.txn, cx.caller.account, &r.group_name)?;

@@ -51,7 +51,7 @@ fn names(cx: &Context<'_>, action: &str, holder: Holder<'_>, request: PageReques
 
 macro_rules! inline_actions {
     ($holder:ident, $entity:ty, $field:ident, $put:ident, $get:ident, $get_response:ident, $list:ident, $list_response:ident, $delete:ident) => {
-        action!($put, Write, |cx, r| targets::one::<$entity>(cx, &r.$field), |cx, r| {
+        action!($put, Write, |cx, r| targets::with_boundary::<$entity>(cx, &r.$field), |cx, r| {
             let holder = Holder::$holder(&r.$field);
             ops::put_inline_policy(cx.txn, cx.caller.account, holder, &r.policy_name, &r.policy_document)?;
             Ok(Empty)
@@ -76,7 +76,7 @@ macro_rules! inline_actions {
             Ok(iam::$list_response { policy_names: page.items, is_truncated: page.is_truncated, marker: page.marker })
         });
 
-        action!($delete, Write, |cx, r| targets::one::<$entity>(cx, &r.$field), |cx, r| {
+        action!($delete, Write, |cx, r| targets::with_boundary::<$entity>(cx, &r.$field), |cx, r| {
             ops::delete_inline_policy(cx.txn, cx.caller.account, Holder::$holder(&r.$field), &r.policy_name)?;
             Ok(Empty)
         });

@@ -1,4 +1,4 @@
-//! Managed policies themselves. A policy has one version, `v1`.
+//! Managed policies themselves.
 
 use std::collections::BTreeMap;
 use terroir_action::{Context, Registry};
@@ -7,35 +7,39 @@ use terroir_store::Key;
 use terroir_types::{AccountId, Error};
 
 use super::page::page;
+use super::shapes::Uses;
 use super::{action, shapes, targets};
-use crate::builtin::{self, BuiltinPolicy};
-use crate::model::{Group, ManagedPolicy, PolicyDocument, Role, User};
+use crate::builtin;
+use crate::model::{Group, ManagedPolicy, Role, User};
 use crate::names::{self, Entity};
 use crate::ops::{self, About, AttachablePolicy};
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<CreatePolicy>();
     registry.add::<GetPolicy>();
-    registry.add::<GetPolicyVersion>();
     registry.add::<ListPolicies>();
     registry.add::<DeletePolicy>();
 }
 
-/// How often each built-in policy is attached in an account, by its id; not tracked.
-fn builtin_attachments(cx: &Context<'_>) -> Result<BTreeMap<String, i32>, Error> {
-    fn count<T: Entity>(cx: &Context<'_>, account: AccountId, counts: &mut BTreeMap<String, i32>) -> Result<(), Error> {
+/// How often each built-in policy is attached in an account, and is a permissions boundary there, by its id; not tracked.
+pub(super) fn builtin_uses(cx: &Context<'_>) -> Result<BTreeMap<String, Uses>, Error> {
+    fn count<T: Entity>(cx: &Context<'_>, account: AccountId, uses: &mut BTreeMap<String, Uses>) -> Result<(), Error> {
         for (_, holder) in cx.txn.peek_range::<T>(&Key::new(format!("{}/{account}", T::KIND)))? {
-            for id in &holder.about().grants.attached {
-                *counts.entry(id.clone()).or_default() += 1;
+            let grants = &holder.about().grants;
+            for id in &grants.attached {
+                uses.entry(id.clone()).or_default().attached += 1;
+            }
+            if let Some(id) = &grants.boundary {
+                uses.entry(id.clone()).or_default().boundary += 1;
             }
         }
         Ok(())
     }
-    let mut counts = BTreeMap::new();
-    count::<User>(cx, cx.account(), &mut counts)?;
-    count::<Group>(cx, cx.account(), &mut counts)?;
-    count::<Role>(cx, cx.account(), &mut counts)?;
-    Ok(counts)
+    let mut uses = BTreeMap::new();
+    count::<User>(cx, cx.account(), &mut uses)?;
+    count::<Group>(cx, cx.account(), &mut uses)?;
+    count::<Role>(cx, cx.account(), &mut uses)?;
+    Ok(uses)
 }
 
 action!(
@@ -60,47 +64,11 @@ action!(GetPolicy, Read, |cx, r| targets::policy(cx, &r.policy_arn), |cx, r| {
             ..shapes::policy(&policy)
         },
         AttachablePolicy::Builtin(policy) => {
-            let attachments = builtin_attachments(cx)?.remove(&policy.id()).unwrap_or_default();
-            shapes::builtin(policy, attachments)
+            shapes::builtin(policy, builtin_uses(cx)?.remove(&policy.id()).unwrap_or_default())
         }
     };
     Ok(iam::GetPolicyResponse { policy: Some(policy) })
 });
-
-action!(
-    GetPolicyVersion,
-    Read,
-    |cx, r| targets::policy(cx, &r.policy_arn),
-    |cx, r| {
-        match ops::find_policy(cx.txn, cx.account(), &r.policy_arn) {
-            Ok(AttachablePolicy::Own(policy)) => {
-                Ok(vec![PolicyDocument::key(policy.account, &policy.id, &policy.document)])
-            }
-            Ok(AttachablePolicy::Builtin(_)) | Err(_) => Ok(Vec::new()),
-        }
-    },
-    |cx, r| {
-        let policy = ops::find_policy(cx.txn, cx.account(), &r.policy_arn)?;
-        if r.version_id != shapes::VERSION {
-            let message =
-                format!("Policy {} version {} does not exist or is not attachable.", r.policy_arn, r.version_id);
-            return Err(Error::not_found("NoSuchEntity", message));
-        }
-        let (text, created_at) = match policy {
-            AttachablePolicy::Own(policy) => {
-                (ops::read_document(cx.txn, policy.account, &policy.id, &policy.document)?, policy.created_at)
-            }
-            AttachablePolicy::Builtin(policy) => (policy.document.to_owned(), BuiltinPolicy::created_at()),
-        };
-        let version = iam::PolicyVersion {
-            create_date: Some(created_at),
-            document: Some(shapes::document(&text)),
-            is_default_version: Some(true),
-            version_id: Some(shapes::VERSION.to_owned()),
-        };
-        Ok(iam::GetPolicyVersionResponse { policy_version: Some(version) })
-    }
-);
 
 action!(ListPolicies, Read, |_cx, _r| targets::none(), |cx, r| {
     let scope = r.scope.as_deref().unwrap_or("All");
@@ -112,22 +80,22 @@ action!(ListPolicies, Read, |_cx, _r| targets::none(), |cx, r| {
     }
     let prefix = r.path_prefix.as_deref().unwrap_or("/");
     let mut keyed = Vec::new();
-    if usage == "PermissionsPolicy" {
-        if scope != "Local" {
-            let counts = builtin_attachments(cx)?;
-            let shape = |policy| shapes::builtin(policy, counts.get(&policy.id()).copied().unwrap_or_default());
-            keyed
-                .extend(builtin::ALL.iter().map(|policy| (format!("{}\0", policy.name.to_lowercase()), shape(policy))));
-        }
-        if scope != "AWS" {
-            let own = names::list::<ManagedPolicy>(cx.txn, cx.account())?;
-            keyed.extend(own.iter().map(|policy| (policy.name().to_lowercase(), shapes::policy(policy))));
-        }
+    if scope != "Local" {
+        let uses = builtin_uses(cx)?;
+        let shape = |policy| shapes::builtin(policy, uses.get(&policy.id()).copied().unwrap_or_default());
+        keyed.extend(builtin::ALL.iter().map(|policy| (format!("{}\0", policy.name.to_lowercase()), shape(policy))));
+    }
+    if scope != "AWS" {
+        let own = names::list::<ManagedPolicy>(cx.txn, cx.account())?;
+        keyed.extend(own.iter().map(|policy| (policy.name().to_lowercase(), shapes::policy(policy))));
     }
     let only_attached = r.only_attached.unwrap_or(false);
+    let only_boundaries = usage == "PermissionsBoundary";
     keyed.retain(|(_, policy)| {
         let attached = policy.attachment_count.unwrap_or_default() > 0;
-        policy.path.as_deref().is_some_and(|path| path.starts_with(prefix)) && (attached || !only_attached)
+        let is_boundary = policy.permissions_boundary_usage_count.unwrap_or_default() > 0;
+        let used = if only_boundaries { is_boundary } else { attached || !only_attached };
+        used && policy.path.as_deref().is_some_and(|path| path.starts_with(prefix))
     });
     keyed.sort_by(|a, b| a.0.cmp(&b.0));
     let page = page(cx, "ListPolicies", &format!("{scope}\0{usage}\0{only_attached}\0{prefix}"), r.page(), keyed)?;

@@ -1,17 +1,29 @@
 //! The IAM and STS actions: the only place of this crate that sees AWS's request and response types.
 
+mod absent;
+mod account;
 mod attached;
+mod boundary;
+mod details;
+mod entities;
 mod group;
 mod inline;
 mod keys;
+mod login;
 mod managed;
+mod mfa;
+mod oidc;
 mod page;
 mod profile;
+mod report;
 mod role;
 mod shapes;
+mod simulate;
 mod sts;
+mod tags;
 mod targets;
 mod user;
+mod versions;
 
 use terroir_action::Registry;
 
@@ -68,10 +80,22 @@ pub fn register(registry: &mut Registry, iam: &Iam) {
     sts::register(registry, iam);
     user::register(registry);
     keys::register(registry);
+    login::register(registry);
+    mfa::register(registry);
+    absent::register(registry);
     group::register(registry);
     inline::register(registry);
     managed::register(registry);
+    versions::register(registry);
     attached::register(registry);
+    entities::register(registry, iam);
+    boundary::register(registry);
     role::register(registry);
     profile::register(registry);
+    tags::register(registry);
+    oidc::register(registry);
+    account::register(registry);
+    details::register(registry);
+    report::register(registry);
+    simulate::register(registry, iam);
 }

@@ -7,7 +7,7 @@ use super::page::{Page, page};
 use super::{action, shapes, targets};
 use crate::model::Role;
 use crate::names::{self, Entity};
-use crate::ops::{self, About, NewRole};
+use crate::ops::{self, About, Holder, NewRole};
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<CreateRole>();
@@ -15,20 +15,29 @@ pub(super) fn register(registry: &mut Registry) {
     registry.add::<ListRoles>();
     registry.add::<DeleteRole>();
     registry.add::<UpdateAssumeRolePolicy>();
+    registry.add::<UpdateRole>();
+    registry.add::<UpdateRoleDescription>();
 }
 
 action!(
     CreateRole,
     Write,
-    |cx, r| targets::new::<Role>(cx, r.path.as_deref(), &r.role_name, &shapes::tags_of(&r.tags)?),
     |cx, r| {
-        shapes::refuse_boundary(r.permissions_boundary.as_ref())?;
+        let tags = shapes::tags_of(&r.tags)?;
+        let boundary = r.permissions_boundary.as_ref();
+        targets::new_with_boundary::<Role>(cx, r.path.as_deref(), &r.role_name, &tags, boundary)
+    },
+    |cx, r| {
         let tags = shapes::tags_of(&r.tags)?;
         let about =
             About { name: &r.role_name, path: r.path.as_deref(), description: r.description.as_deref(), tags: &tags };
         let new = NewRole { about, trust: &r.assume_role_policy_document, max_session_secs: r.max_session_duration };
-        let role = ops::create_role(cx.txn, cx.caller.account, new, cx.ids, cx.now)?;
-        Ok(iam::CreateRoleResponse { role: Some(shapes::role_with_tags(cx.txn, &role)?) })
+        ops::create_role(cx.txn, cx.caller.account, new, cx.ids, cx.now)?;
+        if let Some(arn) = &r.permissions_boundary {
+            ops::set_boundary(cx.txn, cx.caller.account, Holder::Role(&r.role_name), arn)?;
+        }
+        let role = names::find::<Role>(cx.txn, cx.account(), &r.role_name)?;
+        Ok(iam::CreateRoleResponse { role: Some(shapes::whole_role(cx.txn, &role)?) })
     }
 );
 
@@ -43,7 +52,7 @@ action!(
     },
     |cx, r| {
         let role = names::find::<Role>(cx.txn, cx.account(), &r.role_name)?;
-        Ok(iam::GetRoleResponse { role: Some(shapes::role_with_tags(cx.txn, &role)?) })
+        Ok(iam::GetRoleResponse { role: Some(shapes::whole_role(cx.txn, &role)?) })
     }
 );
 
@@ -82,3 +91,24 @@ action!(UpdateAssumeRolePolicy, Write, |cx, r| targets::one::<Role>(cx, &r.role_
     ops::set_trust_policy(cx.txn, cx.caller.account, &r.role_name, &r.policy_document)?;
     Ok(Empty)
 });
+
+action!(UpdateRole, Write, |cx, r| targets::one::<Role>(cx, &r.role_name), |cx, r| {
+    let description = r.description.as_deref();
+    ops::update_role(cx.txn, cx.caller.account, &r.role_name, description, r.max_session_duration)?;
+    Ok(iam::UpdateRoleResponse {})
+});
+
+action!(
+    UpdateRoleDescription,
+    Write,
+    |cx, r| targets::one::<Role>(cx, &r.role_name),
+    |cx, r| match names::find::<Role>(cx.txn, cx.account(), &r.role_name) {
+        Ok(role) => Ok(vec![shapes::trust_key(&role)]),
+        Err(error) if error.class() == ErrorClass::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    },
+    |cx, r| {
+        let role = ops::update_role(cx.txn, cx.caller.account, &r.role_name, Some(&r.description), None)?;
+        Ok(iam::UpdateRoleDescriptionResponse { role: Some(shapes::whole_role(cx.txn, &role)?) })
+    }
+);

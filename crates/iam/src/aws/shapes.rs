@@ -7,7 +7,7 @@ use terroir_store::{Key, Txn};
 use terroir_types::Error;
 
 use crate::builtin::BuiltinPolicy;
-use crate::model::{Group, InstanceProfile, ManagedPolicy, PolicyDocument, Role, User};
+use crate::model::{Group, InstanceProfile, ManagedPolicy, PolicyDocument, PolicyVersion, Role, User};
 use crate::names::Entity;
 use crate::ops;
 use crate::sigv4::encode;
@@ -34,12 +34,14 @@ pub(super) fn tags(tags: &Tags) -> Vec<iam::Tag> {
     tags.iter().map(|(key, value)| iam::Tag { key: Some(key.clone()), value: Some(value.clone()) }).collect()
 }
 
-/// Permissions boundaries do not exist here: a request that relies on one must not pass as if they did.
-pub(super) fn refuse_boundary(boundary: Option<&String>) -> Result<(), Error> {
-    match boundary {
-        None => Ok(()),
-        Some(_) => Err(Error::invalid("InvalidInput", "PermissionsBoundary is not supported.")),
-    }
+/// The permissions boundary of a user or role, as it is shown.
+pub(super) fn boundary<T: Entity>(txn: &Txn, entity: &T) -> Result<Option<iam::AttachedPermissionsBoundary>, Error> {
+    let Some(id) = &entity.about().grants.boundary else { return Ok(None) };
+    let policy = ops::policy_by_id(txn, entity.owner(), id)?;
+    Ok(policy.map(|policy| iam::AttachedPermissionsBoundary {
+        permissions_boundary_arn: Some(policy.arn().to_string()),
+        permissions_boundary_type: Some("PermissionsBoundaryPolicy".to_owned()),
+    }))
 }
 
 /// Without tags, as in lists.
@@ -54,8 +56,10 @@ pub(super) fn user(user: &User) -> iam::User {
     }
 }
 
-pub(super) fn user_with_tags(record: &User) -> iam::User {
-    iam::User { tags: tags(&record.tenant.tags), ..user(record) }
+/// With tags and permissions boundary.
+pub(super) fn whole_user(txn: &Txn, record: &User) -> Result<iam::User, Error> {
+    let permissions_boundary = boundary(txn, record)?;
+    Ok(iam::User { permissions_boundary, tags: tags(&record.tenant.tags), ..user(record) })
 }
 
 pub(super) fn group(group: &Group) -> iam::Group {
@@ -89,37 +93,54 @@ pub(super) fn role(txn: &Txn, role: &Role) -> Result<iam::Role, Error> {
     })
 }
 
-pub(super) fn role_with_tags(txn: &Txn, record: &Role) -> Result<iam::Role, Error> {
-    Ok(iam::Role { tags: tags(&record.tenant.about.tags), ..role(txn, record)? })
+/// With tags and permissions boundary. The trust policy must have been fetched.
+pub(super) fn whole_role(txn: &Txn, record: &Role) -> Result<iam::Role, Error> {
+    let permissions_boundary = boundary(txn, record)?;
+    Ok(iam::Role { permissions_boundary, tags: tags(&record.tenant.about.tags), ..role(txn, record)? })
 }
 
-pub(super) const VERSION: &str = "v1";
+/// Without its document.
+pub(super) fn version(policy: &ManagedPolicy, version: &PolicyVersion) -> iam::PolicyVersion {
+    iam::PolicyVersion {
+        create_date: Some(version.created_at),
+        document: None,
+        is_default_version: Some(version.number == policy.default_number()),
+        version_id: Some(format!("v{}", version.number)),
+    }
+}
+
+/// How often a policy is used in an account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Uses {
+    pub attached: i32,
+    pub boundary: i32,
+}
 
 pub(super) fn policy(policy: &ManagedPolicy) -> iam::Policy {
     iam::Policy {
         arn: Some(policy.arn().to_string()),
         attachment_count: i32::try_from(policy.attachments).ok(),
         create_date: Some(policy.created_at),
-        default_version_id: Some(VERSION.to_owned()),
+        default_version_id: Some(format!("v{}", policy.default_number())),
         is_attachable: Some(true),
         path: Some(policy.tenant.path.clone()),
-        permissions_boundary_usage_count: Some(0),
+        permissions_boundary_usage_count: i32::try_from(policy.boundaries).ok(),
         policy_id: Some(policy.id.clone()),
         policy_name: Some(policy.tenant.name.clone()),
-        update_date: Some(policy.created_at),
+        update_date: Some(policy.updated_at.unwrap_or(policy.created_at)),
         ..iam::Policy::default()
     }
 }
 
-pub(super) fn builtin(policy: &BuiltinPolicy, attachments: i32) -> iam::Policy {
+pub(super) fn builtin(policy: &BuiltinPolicy, uses: Uses) -> iam::Policy {
     iam::Policy {
         arn: Some(policy.arn().to_string()),
-        attachment_count: Some(attachments),
+        attachment_count: Some(uses.attached),
         create_date: Some(BuiltinPolicy::created_at()),
-        default_version_id: Some(VERSION.to_owned()),
+        default_version_id: Some("v1".to_owned()),
         is_attachable: Some(true),
         path: Some("/".to_owned()),
-        permissions_boundary_usage_count: Some(0),
+        permissions_boundary_usage_count: Some(uses.boundary),
         policy_id: Some(policy.id()),
         policy_name: Some(policy.name.to_owned()),
         update_date: Some(BuiltinPolicy::created_at()),

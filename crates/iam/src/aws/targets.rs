@@ -38,6 +38,59 @@ pub(super) fn new<T: Entity>(
     Ok(vec![Target::on("", arn).request_tags(tags)])
 }
 
+/// The condition key for the ARN of a permissions boundary.
+pub(super) const BOUNDARY_KEY: &str = "iam:PermissionsBoundary";
+
+/// As [`one`], with the permissions boundary that it has, for the actions that AWS defines the key for.
+pub(super) fn with_boundary<T: Entity>(cx: &Context<'_>, name: &str) -> Result<Vec<Target>, Error> {
+    let target = existing::<T>(cx, name)?;
+    let boundary = match find::<T>(cx.txn, cx.account(), name) {
+        Ok(entity) => entity.about().grants.boundary.clone(),
+        Err(_) => None,
+    };
+    let policy = match boundary {
+        Some(id) => crate::ops::policy_by_id(cx.txn, cx.account(), &id)?,
+        None => None,
+    };
+    Ok(vec![match policy {
+        Some(policy) => target.key(BOUNDARY_KEY, policy.arn().as_str()),
+        None => target,
+    }])
+}
+
+/// As [`new`], with the permissions boundary that it is to have.
+pub(super) fn new_with_boundary<T: Entity>(
+    cx: &Context<'_>,
+    path: Option<&str>,
+    name: &str,
+    tags: &Tags,
+    boundary: Option<&String>,
+) -> Result<Vec<Target>, Error> {
+    let targets = new::<T>(cx, path, name, tags)?.into_iter();
+    Ok(match boundary {
+        Some(arn) => targets.map(|target| target.key(BOUNDARY_KEY, arn.as_str())).collect(),
+        None => targets.collect(),
+    })
+}
+
+/// A multi-factor device by its serial number. One that is no ARN belongs to no resource.
+pub(super) fn device(cx: &Context<'_>, serial: &str) -> Result<Vec<Target>, Error> {
+    let found = crate::ops::find_mfa_device(cx.txn, cx.account(), serial);
+    by_arn(serial, found.ok().map(|device| device.about().tags.clone()))
+}
+
+/// An identity provider by its ARN.
+pub(super) fn provider(cx: &Context<'_>, arn: &str) -> Result<Vec<Target>, Error> {
+    let found = crate::ops::find_oidc_provider(cx.txn, cx.account(), arn);
+    by_arn(arn, found.ok().map(|provider| provider.about().tags.clone()))
+}
+
+fn by_arn(arn: &str, tags: Option<Tags>) -> Result<Vec<Target>, Error> {
+    let mut target = Target::on("", policy_arn(arn)?);
+    target.resource_tags = tags.unwrap_or_default();
+    Ok(vec![target])
+}
+
 /// A managed policy by its ARN.
 pub(super) fn policy(cx: &Context<'_>, arn: &str) -> Result<Vec<Target>, Error> {
     let parsed = policy_arn(arn)?;

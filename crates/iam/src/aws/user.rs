@@ -1,4 +1,4 @@
-use terroir_action::{CallerKind, Context, Registry, Target};
+use terroir_action::{Caller, CallerKind, Context, Registry, Target};
 use terroir_aws_model::{Decode, Empty, iam};
 use terroir_types::Error;
 
@@ -6,7 +6,7 @@ use super::page::page;
 use super::{action, shapes, targets};
 use crate::model::User;
 use crate::names::{self, Entity, arn_of};
-use crate::ops::{self, About, KeyOwner};
+use crate::ops::{self, About, Holder, KeyOwner};
 
 pub(super) fn register(registry: &mut Registry) {
     registry.add::<CreateUser>();
@@ -26,7 +26,12 @@ pub(super) enum Subject {
 impl Subject {
     /// Errors: `ValidationError` for a role's session that names nobody.
     pub(super) fn of(cx: &Context<'_>, name: Option<&String>) -> Result<Self, Error> {
-        match (name, &cx.caller.kind) {
+        Self::of_caller(cx.caller, name)
+    }
+
+    /// As [`Subject::of`].
+    pub(super) fn of_caller(caller: &Caller, name: Option<&String>) -> Result<Self, Error> {
+        match (name, &caller.kind) {
             (Some(name), _) => Ok(Self::User(name.clone())),
             (None, CallerKind::Root) => Ok(Self::Root),
             (None, CallerKind::User { name }) => Ok(Self::User(name.clone())),
@@ -62,19 +67,26 @@ impl Subject {
 action!(
     CreateUser,
     Write,
-    |cx, r| targets::new::<User>(cx, r.path.as_deref(), &r.user_name, &shapes::tags_of(&r.tags)?),
     |cx, r| {
-        shapes::refuse_boundary(r.permissions_boundary.as_ref())?;
+        let tags = shapes::tags_of(&r.tags)?;
+        let boundary = r.permissions_boundary.as_ref();
+        targets::new_with_boundary::<User>(cx, r.path.as_deref(), &r.user_name, &tags, boundary)
+    },
+    |cx, r| {
         let tags = shapes::tags_of(&r.tags)?;
         let about = About { name: &r.user_name, path: r.path.as_deref(), description: None, tags: &tags };
-        let user = ops::create_user(cx.txn, cx.caller.account, about, cx.ids, cx.now)?;
-        Ok(iam::CreateUserResponse { user: Some(shapes::user_with_tags(&user)) })
+        ops::create_user(cx.txn, cx.caller.account, about, cx.ids, cx.now)?;
+        if let Some(arn) = &r.permissions_boundary {
+            ops::set_boundary(cx.txn, cx.caller.account, Holder::User(&r.user_name), arn)?;
+        }
+        let user = names::find::<User>(cx.txn, cx.account(), &r.user_name)?;
+        Ok(iam::CreateUserResponse { user: Some(shapes::whole_user(cx.txn, &user)?) })
     }
 );
 
 action!(GetUser, Read, |cx, r| Subject::targets(cx, r.user_name.as_ref()), |cx, r| {
     let user = match Subject::of(cx, r.user_name.as_ref())? {
-        Subject::User(name) => shapes::user_with_tags(&*names::find::<User>(cx.txn, cx.account(), &name)?),
+        Subject::User(name) => shapes::whole_user(cx.txn, &*names::find::<User>(cx.txn, cx.account(), &name)?)?,
         Subject::Root => {
             let account = ops::account(cx.txn, cx.account())?;
             iam::User {

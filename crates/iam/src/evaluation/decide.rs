@@ -120,17 +120,7 @@ pub fn decide_resource(
 ) -> Opinion {
     let mut widest = Reach::Nobody;
     for statement in &document.statements {
-        let Some(principals) = &statement.principals else { continue };
-        let reaches = principals.values.iter().map(|named| reach(named, known, principal));
-        let reach = reaches.max().unwrap_or(Reach::Nobody);
-        let reach = match (principals.inverted, statement.effect) {
-            (false, _) => reach,
-            // Both in the direction that lets fewer in: an exception from a deny must name who asks, itself; one from
-            // an allow may name its role or account.
-            (true, Effect::Deny) if reach == Reach::Caller => Reach::Nobody,
-            (true, Effect::Allow) if reach != Reach::Nobody => Reach::Nobody,
-            (true, _) => reach_of_everyone(principal),
-        };
+        let reach = reach_of_statement(statement, known, principal);
         if reach == Reach::Nobody || !speaks_of(statement, question) {
             continue;
         }
@@ -140,6 +130,35 @@ pub fn decide_resource(
         }
     }
     Opinion::Allows(widest)
+}
+
+fn reach_of_statement(statement: &Statement, known: &BTreeMap<String, String>, principal: Principal<'_>) -> Reach {
+    let Some(principals) = &statement.principals else { return Reach::Nobody };
+    let reaches = principals.values.iter().map(|named| reach(named, known, principal));
+    let reach = reaches.max().unwrap_or(Reach::Nobody);
+    match (principals.inverted, statement.effect) {
+        (false, _) => reach,
+        // Both in the direction that lets fewer in: an exception from a deny must name who asks, itself; one from an
+        // allow may name its role or account.
+        (true, Effect::Deny) if reach == Reach::Caller => Reach::Nobody,
+        (true, Effect::Allow) if reach != Reach::Nobody => Reach::Nobody,
+        (true, _) => reach_of_everyone(principal),
+    }
+}
+
+/// The statements of a document that speak of a question, by their place in it, and whether each allows. Of a resource's
+/// policy (`principal` is given) those that mean the principal.
+pub fn matching(
+    document: &Document,
+    principal: Option<(&BTreeMap<String, String>, Principal<'_>)>,
+    question: Question<'_>,
+) -> Vec<(usize, bool)> {
+    let means = |statement: &Statement| {
+        principal.is_none_or(|(known, principal)| reach_of_statement(statement, known, principal) != Reach::Nobody)
+    };
+    let numbered = document.statements.iter().enumerate();
+    let speaking = numbered.filter(|(_, statement)| means(statement) && speaks_of(statement, question));
+    speaking.map(|(index, statement)| (index, statement.effect == Effect::Allow)).collect()
 }
 
 /// For whom only a third party vouches is not let in by "everyone": that must name the third party.
@@ -176,7 +195,7 @@ pub struct Policies<'a> {
     /// Of the user with its groups, or of the role; none: an account's root, which needs none.
     pub identity: Option<&'a [Arc<Document>]>,
     /// The permissions boundary of the user or role; none: it has none.
-    pub boundary: Option<&'a Document>,
+    pub boundary: Option<&'a [Arc<Document>]>,
     /// Policies that the session was given, each of which must allow; none: it may do what its principal may.
     pub session: Option<&'a [Arc<Document>]>,
     /// The resource's, with the ids of whom it names (see [`decide_resource`]).
@@ -220,11 +239,9 @@ pub fn judge(
     place: Place,
     question: Question<'_>,
 ) -> Result<(), Reason> {
-    let identity = match policies.identity {
-        Some(documents) => decide(documents.iter().map(|document| &**document), question),
-        None => Decision::Allow,
-    };
-    let boundary = policies.boundary.map_or(Decision::Allow, |document| decide([document], question));
+    let together = |documents: &[Arc<Document>]| decide(documents.iter().map(|document| &**document), question);
+    let identity = policies.identity.map_or(Decision::Allow, together);
+    let boundary = policies.boundary.map_or(Decision::Allow, together);
     let session = policies.session.map_or(Decision::Allow, |documents| every(documents, question));
     let resource = policies.resource.map_or(Opinion::Allows(Reach::Nobody), |(document, known)| {
         decide_resource(document, known, principal, question)

@@ -4,6 +4,7 @@ use super::condition::Condition;
 use super::json::Json;
 use super::pattern::{ArnPattern, Pattern, Syntax};
 use std::collections::BTreeSet;
+use terroir_action::glob_matches;
 use terroir_types::AccountId;
 
 /// Where a document is used; each kind has its own grammar.
@@ -146,6 +147,23 @@ impl Document {
     /// Every action of the document, as it was written.
     pub fn actions(&self) -> impl Iterator<Item = &str> {
         self.statements.iter().flat_map(|statement| &statement.action_texts).map(String::as_str)
+    }
+
+    /// Whether some statement may allow an action of a service (`ec2`), whatever its resources and conditions say.
+    pub fn may_allow_service(&self, service: &str) -> bool {
+        let reaches = |text: &String| {
+            let vendor = text.split(':').next().unwrap_or_default();
+            glob_matches(&vendor.to_ascii_lowercase(), &service.to_ascii_lowercase())
+        };
+        // NotAction leaves something of a service out only if it names all of it.
+        let names_all = |text: &String| text == "*" || text.ends_with(":*") && reaches(text);
+        self.statements.iter().filter(|statement| statement.effect == Effect::Allow).any(|statement| {
+            if statement.actions.inverted {
+                !statement.action_texts.iter().any(names_all)
+            } else {
+                statement.action_texts.iter().any(reaches)
+            }
+        })
     }
 
     /// Every resource of the document, as it was written.

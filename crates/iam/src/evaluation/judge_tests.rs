@@ -74,7 +74,7 @@ impl Parsed {
     ) -> Result<(), Reason> {
         let policies = Policies {
             identity: Some(self.identity.as_slice()).filter(|_| who.kind != "root"),
-            boundary: self.boundary.as_deref(),
+            boundary: self.boundary.as_ref().map(std::slice::from_ref),
             session: self.session.as_deref(),
             resource: self.resource.as_ref().map(|document| (document, known)),
         };
@@ -203,7 +203,7 @@ fn documented_cases() {
         let all = everything(marks, resource);
         assert_eq!(Parsed::of(&all).judge(who, &BTreeMap::new(), place, question), expected, "{what}");
         let plain = ("s3:GetObject", "arn:aws:s3:::b/k", &BTreeMap::new());
-        let naive = naive::may(who, &all, place.same_account, place.policy_decides, plain);
+        let naive = naive::may(who, &all, place, plain);
         assert_eq!(naive, expected.is_ok(), "the naive evaluator: {what}");
     }
 }
@@ -389,7 +389,8 @@ proptest! {
         boundary in prop::option::weighted(0.3, document()),
         session in prop::option::weighted(0.3, prop::collection::vec(document(), 0..3)),
         resource in prop::option::weighted(0.8, resource_document()),
-        (same_account, policy_decides) in (any::<bool>(), prop::bool::weighted(0.2)),
+        (same_account, decides) in (any::<bool>(), prop::bool::weighted(0.2)),
+        (only_denies, granted) in (prop::bool::weighted(0.2), prop::bool::weighted(0.2)),
         action in select(&["ec2:RunInstances", "s3:GetObject", "iam:GetUser"][..]),
         arn in select(&["*", "arn:aws:s3:::b/ann", "arn:aws:s3:::c/x", "arn:aws:ec2:r:1:instance/i-1"][..]),
         plain in request_keys(),
@@ -404,9 +405,9 @@ proptest! {
             keys.set(name, values.iter().cloned());
         }
         let question = Question { action, resource: arn, keys: &keys };
-        let place = Place { same_account, policy_decides, ..Place::default() };
+        let place = Place { same_account, policy_decides: decides, policy_only_denies: only_denies, granted };
         let ours = Parsed::of(&all).judge(who, &BTreeMap::new(), place, question);
-        let theirs = naive::may(who, &all, same_account, policy_decides, (action, arn, &plain));
+        let theirs = naive::may(who, &all, place, (action, arn, &plain));
         prop_assert_eq!(ours.is_ok(), theirs, "{:?}", ours);
     }
 }

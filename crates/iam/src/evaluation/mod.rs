@@ -6,6 +6,7 @@
 //! elements reference" and "Policy evaluation logic".
 
 mod condition;
+mod context_keys;
 mod decide;
 mod document;
 mod json;
@@ -19,8 +20,10 @@ mod naive;
 #[cfg(test)]
 mod tests;
 
+pub use context_keys::{Position, context_keys, statement_spans};
 pub use decide::{
     Decision, Layer, Opinion, Place, Policies, Principal, Question, Reach, Reason, decide, decide_resource, judge,
+    matching,
 };
 pub use document::{Document, DocumentKind, Malformed, NamedPrincipal};
 
@@ -43,6 +46,11 @@ impl Keys {
     /// The values of a key; `None` if the request does not have it.
     pub fn get(&self, name: &str) -> Option<&[String]> {
         self.0.get(&name.to_ascii_lowercase()).map(Vec::as_slice)
+    }
+
+    /// Every key, in lower case, with its values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.0.iter().map(|(name, values)| (name.as_str(), values.as_slice()))
     }
 
     /// As [`Keys::get`] for a name that is in lower case already.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use terroir_types::Timestamp;
 
-use super::Decision;
+use super::{Decision, Place};
 
 /// Who asks: `own` is the ARN or name that stands for it alone, `behind` the role of a session or the user who gave it.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,7 @@ pub(super) struct Everything {
 pub(super) fn may(
     who: Who,
     all: &Everything,
-    same_account: bool,
-    policy_decides: bool,
+    place: Place,
     (action, resource, keys): (&str, &str, &PlainKeys),
 ) -> bool {
     let says = |documents: &[Value]| decide(documents, action, resource, keys);
@@ -65,6 +64,13 @@ pub(super) fn may(
         }
         granted.extend(meant);
     }
+    if place.policy_only_denies {
+        granted.clear();
+    }
+    // A list of grants is like a statement that names the account, and lets in whoever did not sign.
+    if place.granted {
+        granted.push(if who.kind == "anonymous" { "itself" } else { "account" });
+    }
 
     // 2. Who has no account has nothing but the resource's policy.
     let itself = granted.contains(&"itself");
@@ -75,12 +81,12 @@ pub(super) fn may(
     let within_limits = boundary != Some(Decision::ImplicitDeny)
         && sessions.is_none_or(|list| !list.is_empty() && !list.contains(&Decision::ImplicitDeny));
     let by_identity = identity == Decision::Allow && within_limits;
-    if !same_account {
+    if !place.same_account {
         return by_identity && !granted.is_empty();
     }
     itself
         || (granted.contains(&"behind") && within_limits)
-        || (by_identity && (!policy_decides || !granted.is_empty()))
+        || (by_identity && (!place.policy_decides || !granted.is_empty()))
 }
 
 /// As what a statement of a resource's policy means this principal.

@@ -34,7 +34,8 @@ pub fn create_account(txn: &mut Txn, name: &str, ids: &dyn IdSource, now: Timest
         id: account_id,
         created_at: now,
         access_keys: Vec::new(),
-        tenant: AccountTenant { name: name.to_owned() },
+        mfa: Vec::new(),
+        tenant: AccountTenant { name: name.to_owned(), alias: None },
     };
     txn.put(&Account::key(account_id), &account)?;
     let (key, secret) = create_access_key(txn, account_id, KeyOwner::Root, ids, now)?;

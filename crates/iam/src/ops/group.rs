@@ -4,7 +4,7 @@ use terroir_types::{AccountId, Error, IdSource, Timestamp};
 
 use super::{About, delete_conflict};
 use crate::model::{Group, GroupMember, User};
-use crate::names::{Entity, by_id, exceeds, find, insert, remove, unique_id};
+use crate::names::{Entity, by_id, check_name, check_path, exceeds, find, insert, remove, rename, unique_id};
 
 const GROUPS_PER_USER: usize = 10;
 
@@ -24,6 +24,27 @@ pub fn create_group(
     };
     insert(txn, &group)?;
     Ok(group)
+}
+
+/// Errors: `NoSuchEntity`, `EntityAlreadyExists`, `ValidationError`.
+pub fn update_group(
+    txn: &mut Txn,
+    account: AccountId,
+    name: &str,
+    new_name: Option<&str>,
+    new_path: Option<&str>,
+) -> Result<(), Error> {
+    let mut group = (*find::<Group>(txn, account, name)?).clone();
+    if let Some(new_name) = new_name {
+        check_name(new_name, "newGroupName", Group::MAX_NAME)?;
+        rename(txn, &group, new_name)?;
+        new_name.clone_into(&mut group.tenant.name);
+    }
+    if let Some(new_path) = new_path {
+        check_path(new_path, "newPath")?;
+        new_path.clone_into(&mut group.tenant.path);
+    }
+    txn.put(&group.key(), &group)
 }
 
 /// Errors: `NoSuchEntity`; `DeleteConflict` while it has users or policies.

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, IdSource, Timestamp};
 
-use super::{About, delete_conflict};
+use super::About;
+use super::versions::{check_deletable, own_policy};
 use crate::builtin::{self, BuiltinPolicy};
 use crate::evaluation::{Document, DocumentKind};
 use crate::model::{Grants, Group, InlinePolicy, ManagedPolicy, PolicyDocument, PolicyDocumentTenant, Role, User};
@@ -62,7 +63,7 @@ impl<'a> Holder<'a> {
         }
     }
 
-    fn set_grants(self, txn: &mut Txn, account: AccountId, grants: Grants) -> Result<(), Error> {
+    pub(super) fn set_grants(self, txn: &mut Txn, account: AccountId, grants: Grants) -> Result<(), Error> {
         fn set<T: Entity>(txn: &mut Txn, account: AccountId, name: &str, grants: Grants) -> Result<(), Error> {
             let mut entity = (*find::<T>(txn, account, name)?).clone();
             entity.about_mut().grants = grants;
@@ -161,6 +162,17 @@ pub(super) fn check_document(text: &str, kind: DocumentKind) -> Result<Document,
     Document::parse(text, kind).map_err(|error| Error::invalid("MalformedPolicyDocument", error.0))
 }
 
+/// As [`check_document`], within the size of a managed policy.
+///
+/// Errors: those, and `LimitExceeded`.
+pub(super) fn check_managed(text: &str, kind: DocumentKind) -> Result<Document, Error> {
+    let document = check_document(text, kind)?;
+    if document_size(text) > MANAGED_LIMIT {
+        return Err(exceeds("PolicySize", i64::from(MANAGED_LIMIT)));
+    }
+    Ok(document)
+}
+
 pub(super) fn put_document(txn: &mut Txn, account: AccountId, holder_id: &str, text: &str) -> Result<String, Error> {
     let hash = document_hash(text);
     let record = PolicyDocument { account, tenant: PolicyDocumentTenant { text: text.to_owned() } };
@@ -243,33 +255,33 @@ pub fn create_policy(
     now: Timestamp,
 ) -> Result<ManagedPolicy, Error> {
     let tenant = about.checked("policyName", ManagedPolicy::MAX_NAME)?;
-    check_document(text, DocumentKind::Identity)?;
-    if document_size(text) > MANAGED_LIMIT {
-        return Err(exceeds("PolicySize", i64::from(MANAGED_LIMIT)));
-    }
+    check_managed(text, DocumentKind::Identity)?;
     let id = unique_id(ManagedPolicy::PREFIX, ids);
     let document = put_document(txn, account, &id, text)?;
-    let policy = ManagedPolicy { account, id, created_at: now, document, attachments: 0, tenant };
+    let policy = ManagedPolicy {
+        account,
+        id,
+        created_at: now,
+        document,
+        attachments: 0,
+        boundaries: 0,
+        versions: Vec::new(),
+        default_version: 1,
+        last_version: 1,
+        updated_at: None,
+        tenant,
+    };
     insert(txn, &policy)?;
     Ok(policy)
 }
 
-/// Errors: `NoSuchEntity`; `DeleteConflict` while it is attached; `AccessDenied` for a built-in policy.
+/// Errors: `NoSuchEntity`; `DeleteConflict` while it is in use or has several versions; `AccessDenied` for a built-in
+/// policy.
 pub fn delete_policy(txn: &mut Txn, account: AccountId, arn: &str) -> Result<(), Error> {
-    match find_policy(txn, account, arn)? {
-        AttachablePolicy::Builtin(_) => Err(Error::new(
-            terroir_types::ErrorClass::Denied,
-            "AccessDenied",
-            format!("{arn} is built in and cannot be deleted."),
-        )),
-        AttachablePolicy::Own(policy) if policy.attachments > 0 => {
-            Err(delete_conflict(&format!("{arn} is attached to entities. Detach it first.")))
-        }
-        AttachablePolicy::Own(policy) => {
-            txn.delete(&PolicyDocument::key(account, &policy.id, &policy.document));
-            remove(txn, &*policy)
-        }
-    }
+    let policy = own_policy(txn, account, arn)?;
+    check_deletable(&policy)?;
+    txn.delete(&PolicyDocument::key(account, &policy.id, &policy.document));
+    remove(txn, &policy)
 }
 
 fn count_attachment(txn: &mut Txn, policy: &AttachablePolicy, delta: i32) -> Result<(), Error> {

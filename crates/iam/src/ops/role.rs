@@ -5,7 +5,7 @@ use terroir_types::{AccountId, Arn, Error, IdSource, Timestamp};
 
 use super::policy::{check_document, document_size, put_document};
 use super::resource::named_principals;
-use super::{About, delete_conflict};
+use super::{About, check_description, delete_conflict};
 use crate::evaluation::DocumentKind;
 use crate::model::{InstanceProfile, PolicyDocument, Role, RoleProfile, RoleTenant};
 use crate::names::{Entity, by_id, exceeds, find, insert, remove, unique_id};
@@ -69,6 +69,26 @@ fn invalid_principal(text: &str) -> Error {
     Error::invalid("MalformedPolicyDocument", format!("Invalid principal in policy: \"AWS\":\"{text}\""))
 }
 
+/// Sets what is given. Errors: `NoSuchEntity`, `ValidationError`.
+pub fn update_role(
+    txn: &mut Txn,
+    account: AccountId,
+    name: &str,
+    description: Option<&str>,
+    max_session_secs: Option<i32>,
+) -> Result<Role, Error> {
+    let mut role = (*find::<Role>(txn, account, name)?).clone();
+    if let Some(description) = description {
+        check_description(description)?;
+        role.tenant.about.description = Some(description.to_owned());
+    }
+    if max_session_secs.is_some() {
+        role.max_session_secs = session_limit(max_session_secs)?;
+    }
+    txn.put(&role.key(), &role)?;
+    Ok(role)
+}
+
 /// Errors: `NoSuchEntity`, `MalformedPolicyDocument`, `LimitExceeded`.
 pub fn set_trust_policy(txn: &mut Txn, account: AccountId, name: &str, text: &str) -> Result<(), Error> {
     let mut role = (*find::<Role>(txn, account, name)?).clone();
@@ -92,6 +112,9 @@ pub fn delete_role(txn: &mut Txn, account: AccountId, name: &str) -> Result<(), 
     }
     if !role.tenant.about.grants.attached.is_empty() {
         return Err(delete_conflict("must detach all policies first."));
+    }
+    if let Some(boundary) = &role.tenant.about.grants.boundary {
+        super::boundary::count(txn, account, boundary, -1)?;
     }
     txn.delete(&PolicyDocument::key(account, &role.id, &role.trust));
     remove(txn, &*role)

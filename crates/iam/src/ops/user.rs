@@ -3,7 +3,7 @@ use terroir_store::Txn;
 use terroir_types::{AccountId, Error, IdSource, Timestamp};
 
 use super::{About, delete_conflict};
-use crate::model::{Group, User};
+use crate::model::{Group, LoginProfile, User};
 use crate::names::{Entity, by_id, check_name, check_path, find, insert, remove, rename, unique_id};
 
 /// Errors: `ValidationError`, `EntityAlreadyExists`, `LimitExceeded`.
@@ -20,6 +20,7 @@ pub fn create_user(
         created_at: now,
         access_keys: Vec::new(),
         groups: Vec::new(),
+        mfa: Vec::new(),
         tenant: about.checked("userName", User::MAX_NAME)?,
     };
     insert(txn, &user)?;
@@ -47,12 +48,17 @@ pub fn update_user(
     txn.put(&user.key(), &user)
 }
 
-/// Errors: `NoSuchEntity`; `DeleteConflict` while it has access keys, policies or groups.
+/// Errors: `NoSuchEntity`; `DeleteConflict` while it has access keys, a password, multi-factor devices, policies or
+/// groups.
 pub fn delete_user(txn: &mut Txn, account: AccountId, name: &str) -> Result<(), Error> {
     let user = find::<User>(txn, account, name)?;
     if !user.access_keys.is_empty() {
         return Err(delete_conflict("must remove access keys first."));
     }
+    if txn.get::<LoginProfile>(&LoginProfile::key(account, &user.id))?.is_some() {
+        return Err(delete_conflict("must delete login profile first."));
+    }
+    super::mfa::check_no_devices(&user)?;
     if !user.tenant.grants.inline.is_empty() {
         return Err(delete_conflict("must delete policies first."));
     }
@@ -61,6 +67,9 @@ pub fn delete_user(txn: &mut Txn, account: AccountId, name: &str) -> Result<(), 
     }
     if !user.groups.is_empty() {
         return Err(delete_conflict("must remove users from group first."));
+    }
+    if let Some(boundary) = &user.tenant.grants.boundary {
+        super::boundary::count(txn, account, boundary, -1)?;
     }
     remove(txn, &*user)
 }
