@@ -123,7 +123,9 @@ fn size(bytes: u64) -> String {
 
 fn print(command: &IntegrityCommand, answer: &Answer) -> Result<(), String> {
     let json = match command {
-        IntegrityCommand::Stats { json } | IntegrityCommand::Verify { json } | IntegrityCommand::Repair { json } => *json,
+        IntegrityCommand::Stats { json } | IntegrityCommand::Verify { json } | IntegrityCommand::Repair { json } => {
+            *json
+        }
     };
     if std::io::stderr().is_terminal() && matches!(answer, Answer::Report(_)) {
         eprint!("\r\x1b[K");
