@@ -54,6 +54,13 @@ impl Endpoint {
         self.signed(method, path, "s3", ("x-amz-content-sha256", &payload.hash), payload)
     }
 
+    /// A read with parameters, in alphabetical order.
+    pub fn s3_query(&self, path: &str, query: &[(&str, &str)], payload: &Payload) -> Result<Call, String> {
+        let pair = |(name, value): &(&str, &str)| format!("{name}={}", encode(value.as_bytes()));
+        let query: Vec<String> = query.iter().map(pair).collect();
+        self.s3(Method::GET, &format!("{path}?{}", query.join("&")), payload)
+    }
+
     fn signed(
         &self,
         method: Method,

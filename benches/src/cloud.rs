@@ -119,6 +119,18 @@ impl Cloud {
         Ok(sizes)
     }
 
+    /// The greatest RSS of one of the processes since [`Cloud::forget_peak`], in bytes.
+    pub fn peak(&self, name: &str) -> Result<u64, String> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid(name)?)).map_err(say)?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+        kib.map(|kib| kib * 1024).ok_or_else(|| format!("{name}: no VmHWM"))
+    }
+
+    pub fn forget_peak(&self, name: &str) -> Result<(), String> {
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid(name)?), "5").map_err(say)
+    }
+
     /// Number and bytes (keys and values) of the records in the store by kind, read beside the running server.
     pub fn records(&self) -> Result<Vec<(String, u64, u64)>, String> {
         let file = self.data().join("state/terroir.db");

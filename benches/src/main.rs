@@ -1,12 +1,15 @@
 //! `make bench`: measures one Terroir on this machine and prints one table.
 //!
 //! `TERROIR` is the binary to measure (default: the `terroir` beside this program); `BENCH_QUICK=1` takes smaller
-//! counts; `BENCH_ONLY=guests` measures one part (`starts`, `guests`, `objects` or `simulated`). The figures also go to `target/bench/results.json`. Root is needed, as for real guests.
+//! counts; `BENCH_ONLY=guests` measures one part (see [`PARTS`]). The figures also go to `target/bench/results.json`. Root is needed, as for real guests.
 
 mod bare;
 mod client;
 mod cloud;
+mod garage;
 mod instances;
+mod limits;
+mod many_objects;
 mod objects;
 mod report;
 mod site;
@@ -16,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cloud::Cloud;
+use crate::objects::Contest;
 use crate::report::Report;
 
 pub(crate) fn say(error: impl std::fmt::Display) -> String {
@@ -26,14 +30,34 @@ pub(crate) fn say(error: impl std::fmt::Display) -> String {
 pub(crate) struct Effort {
     pub rounds: usize,
     pub instances: usize,
-    pub point: Duration,
-    pub large_objects: usize,
+    /// Of each side's load in a comparison.
+    pub round: Duration,
+    /// Of what the machine itself is measured for.
+    pub limit: Duration,
+    /// Of what prepares a measurement.
+    pub longest: Duration,
+    /// Objects in a bucket that grows.
+    pub sizes: &'static [usize],
 }
 
-const FULL: Effort = Effort { rounds: 5, instances: 10_000, point: Duration::from_secs(5), large_objects: 8 };
-const QUICK: Effort = Effort { rounds: 3, instances: 2_000, point: Duration::from_millis(1500), large_objects: 4 };
-
-const PARTS: &[&str] = &["starts", "guests", "objects", "simulated"];
+const FULL: Effort = Effort {
+    rounds: 5,
+    instances: 10_000,
+    round: Duration::from_secs(10),
+    limit: Duration::from_secs(2),
+    longest: Duration::from_secs(900),
+    sizes: &[10_000, 100_000, 1_000_000],
+};
+const QUICK: Effort = Effort {
+    rounds: 3,
+    instances: 2_000,
+    round: Duration::from_secs(2),
+    limit: Duration::from_millis(700),
+    longest: Duration::from_secs(300),
+    sizes: &[10_000, 100_000],
+};
+/// What is measured, in this order.
+const PARTS: &[&str] = &["starts", "guests", "objects", "large-objects", "many-objects", "simulated"];
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
@@ -77,9 +101,18 @@ async fn run() -> Result<(), String> {
         if takes("guests") {
             instances::run_to_ssh(&cloud, &effort, &mut report).await?;
         }
-        if takes("objects") {
-            objects::limits_of_the_machine(cloud.folder(), &effort, &mut report).await?;
-            objects::put_and_get(&cloud, &effort, &mut report).await?;
+        if takes("objects") || takes("large-objects") {
+            limits::disk_and_loopback(cloud.folder(), &effort, &mut report).await?;
+            let mut contest = Contest::begin(&cloud, &mut report).await?;
+            if takes("objects") {
+                objects::small(&cloud, &mut contest, &effort, &mut report).await?;
+            }
+            if takes("large-objects") {
+                objects::large(&cloud, &mut contest, &effort, &mut report).await?;
+            }
+        }
+        if takes("many-objects") {
+            many_objects::growing(&cloud, &effort, &mut report).await?;
         }
     }
     if takes("simulated") {

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 use std::path::Path;
 
-use crate::client::Measured;
 use crate::say;
 
 pub struct Report {
@@ -44,8 +43,8 @@ impl Report {
     pub fn figure(&mut self, what: &str, value: f64, unit: &str, aim: Aim, note: &str) {
         let (bound, is_met) = match aim {
             Aim::None => (String::new(), None),
-            Aim::AtMost(bound) => (format!("≤ {bound}"), Some(value <= bound)),
-            Aim::AtLeast(bound) => (format!("≥ {bound}"), Some(value >= bound)),
+            Aim::AtMost(bound) => (format!("≤ {}", rounded(bound)), Some(value <= bound)),
+            Aim::AtLeast(bound) => (format!("≥ {}", rounded(bound)), Some(value >= bound)),
         };
         let verdict = match is_met {
             None => "",
@@ -57,16 +56,10 @@ impl Report {
         self.rows.push(json!({"what": what, "value": value, "unit": unit, "aim": bound, "met": is_met, "note": note}));
     }
 
-    /// `size` in MiB gives MiB/s, its absence calls per second.
-    pub fn throughput(&mut self, what: &str, measured: &Measured, size: Option<f64>) {
-        let (factor, unit) = size.map_or((1.0, "/s"), |size| (size, "MiB/s"));
-        let note = format!(
-            "p50 {:.2} ms, p99 {:.2} ms, {} calls",
-            measured.quantile_ms(0.5),
-            measured.quantile_ms(0.99),
-            measured.count()
-        );
-        self.figure(what, measured.per_second() * factor, unit, Aim::None, &note);
+    /// Said once, of the rows that follow.
+    pub fn remark(&mut self, text: &str) {
+        println!("{text}");
+        self.rows.push(json!({"what": text}));
     }
 
     pub fn save(&self, path: &Path) -> Result<(), String> {
@@ -78,4 +71,9 @@ impl Report {
         println!("\n{}", path.display());
         Ok(())
     }
+}
+
+/// As many digits as a bound is worth.
+fn rounded(bound: f64) -> String {
+    if bound >= 100.0 { format!("{bound:.0}") } else { format!("{}", (bound * 100.0).round() / 100.0) }
 }
