@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::fs::File;
 use std::io::Write;
-use tokio::task::JoinHandle;
+use std::sync::Arc;
 
 use super::LocalBackend;
 use super::files::{ContentId, Unfinished};
@@ -62,18 +62,31 @@ impl Hashes {
     }
 }
 
-struct FileSink {
+/// A file that grows, and the digests of what is in it.
+struct Sink {
     file: File,
     hashes: Hashes,
 }
 
-impl FileSink {
-    fn take(mut self, batch: &[Bytes]) -> Result<Self, BackendError> {
-        for piece in batch {
-            self.hashes.update(piece);
-            self.file.write_all(piece)?;
-        }
-        Ok(self)
+impl Sink {
+    /// Hashes and writes `pieces`, each on a thread of its own: MD5 takes longer than everything else together.
+    async fn take(self, pieces: Vec<Bytes>) -> Result<Self, BackendError> {
+        let Self { mut file, mut hashes } = self;
+        let pieces: Arc<[Bytes]> = pieces.into();
+        let hashed = tokio::task::spawn_blocking({
+            let pieces = Arc::clone(&pieces);
+            move || {
+                pieces.iter().for_each(|piece| hashes.update(piece));
+                hashes
+            }
+        });
+        let written = blocking(move || {
+            pieces.iter().try_for_each(|piece| file.write_all(piece))?;
+            Ok(file)
+        });
+        let file = written.await;
+        let hashes = hashed.await.map_err(|error| BackendError::Io(std::io::Error::other(error)))?;
+        Ok(Self { file: file?, hashes })
     }
 }
 
@@ -99,7 +112,7 @@ impl LocalBackend {
         let id = self.0.next_content();
         let files = self.0.files.clone();
         let (file, unfinished) = blocking(move || Ok(files.create(id)?)).await?;
-        let mut sink = FileSink { file, hashes: Hashes::new(algorithms) };
+        let mut sink = Sink { file, hashes: Hashes::new(algorithms) };
         let mut total = 0;
         let mut budgeted = 0;
         loop {
@@ -114,10 +127,9 @@ impl LocalBackend {
             let pieces = std::mem::take(&mut batch.pieces);
             batch.bytes = 0;
             // While this batch is hashed and written, the next one is read.
-            let writing: JoinHandle<Result<FileSink, BackendError>> =
-                tokio::task::spawn_blocking(move || sink.take(&pieces));
-            let filled = if ended { Ok(false) } else { batch.fill(&mut body, BATCH).await };
-            sink = writing.await.map_err(|error| BackendError::Io(std::io::Error::other(error)))??;
+            let read = async { if ended { Ok(false) } else { batch.fill(&mut body, BATCH).await } };
+            let (taken, filled) = tokio::join!(sink.take(pieces), read);
+            sink = taken?;
             let was_last = ended;
             ended = !filled?;
             if was_last {
