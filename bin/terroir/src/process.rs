@@ -1,13 +1,17 @@
-//! Processes that need not be our children, known by number and start time so that a reused number is not mistaken.
+//! Processes that need not be our children, known by boot, number and start time: numbers are used again, and a machine
+//! that boots as it did before gives the same number at the same tick.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::time::Duration;
+use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot: Uuid,
     pub pid: i32,
     /// Clock ticks after boot, field 22 of /proc/PID/stat.
     pub start_ticks: u64,
@@ -17,7 +21,7 @@ impl ProcessId {
     /// `None` if there is no such process.
     pub fn of(pid: i32) -> Option<Self> {
         let (_, start_ticks) = stat(pid)?;
-        Some(Self { pid, start_ticks })
+        Some(Self { boot: this_boot()?, pid, start_ticks })
     }
 
     pub fn of_self() -> Option<Self> {
@@ -26,7 +30,8 @@ impl ProcessId {
 
     /// Running, and not a zombie that waits for its parent.
     pub fn is_alive(self) -> bool {
-        stat(self.pid).is_some_and(|(state, ticks)| ticks == self.start_ticks && state != 'Z' && state != 'X')
+        this_boot() == Some(self.boot)
+            && stat(self.pid).is_some_and(|(state, ticks)| ticks == self.start_ticks && state != 'Z' && state != 'X')
     }
 
     pub fn signal(self, signal: Signal) {
@@ -59,6 +64,10 @@ impl ProcessId {
     }
 }
 
+fn this_boot() -> Option<Uuid> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().parse().ok()
+}
+
 /// State letter and start time.
 fn stat(pid: i32) -> Option<(char, u64)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -80,6 +89,7 @@ mod tests {
         assert!(own.is_alive());
         assert!(own.resident_bytes().unwrap() > 100_000);
         assert!(!ProcessId { start_ticks: own.start_ticks + 1, ..own }.is_alive());
+        assert!(!ProcessId { boot: Uuid::new_v4(), ..own }.is_alive(), "the same number and tick of an earlier boot");
         assert_eq!(ProcessId::of(i32::MAX), None);
     }
 }

@@ -6,7 +6,7 @@
 //!                       │ lived for a minute: the backoff starts over
 //! ```
 //! The processes are no pipe and no process group of ours: they outlive a supervisor that dies, and the next one takes
-//! them over by number and start time.
+//! them over (`ProcessId`).
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
