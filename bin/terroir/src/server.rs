@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use terroir_action::{Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
-use terroir_api_server::{ApiServer, Limits, Parts};
+use terroir_api_server::{ApiServer, Limits, Parts, Rate};
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
 use terroir_metering::UsageLog;
@@ -282,9 +282,14 @@ fn api_server(
         ids: Arc::clone(&cloud.ids),
         objects: Arc::new(objects),
         status,
-        limits: Limits::default(),
+        limits: limits(&cloud.settings),
         audit_log: Some(layout.audit()),
     })
+}
+
+fn limits(settings: &Settings) -> Limits {
+    let per_second = settings.s3_requests_per_second;
+    Limits { objects: Rate { per_second, burst: per_second.saturating_mul(2) }, ..Limits::default() }
 }
 
 /// A socket in a folder of ours that only this user and root can connect to.

@@ -34,6 +34,8 @@ pub struct Settings {
     pub s3_website_domains: Vec<String>,
     /// Whether new buckets take no access control lists and block public access until their owner unblocks it.
     pub s3_block_public_access: bool,
+    /// Object requests that one account may make a second, for longer than a moment.
+    pub s3_requests_per_second: u32,
     /// Bytes of objects that are read again each second to find what the disk has spoilt; 0: none.
     pub scrub_bytes_per_sec: u64,
     /// Seconds of a day of lifecycle rules; anything but 86,400 is for trying rules out.
@@ -73,6 +75,7 @@ impl Default for Settings {
             s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
             s3_website_domains: vec!["website.localhost".to_owned()],
             s3_block_public_access: false,
+            s3_requests_per_second: 10_000,
             scrub_bytes_per_sec: 8 << 20,
             lifecycle_day_secs: 24 * 60 * 60,
             vcpu_overcommit: 4,
@@ -135,6 +138,9 @@ impl Settings {
             && self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !valid_region {
             return Err(format!("'{}' is not a region name: up to 32 of a-z, 0-9 and '-'", self.region));
+        }
+        if self.s3_requests_per_second == 0 {
+            return Err("s3_requests_per_second is 0: nobody could use objects".to_owned());
         }
         self.public_pool_net()?;
         self.edge_pool_net()?;

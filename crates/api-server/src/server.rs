@@ -108,7 +108,7 @@ impl ApiServer {
     }
 
     /// Answers one request; never fails.
-    pub async fn handle(&self, mut request: Request<Body>, peer: SocketAddr) -> Response<Body> {
+    pub async fn handle(&self, request: Request<Body>, peer: SocketAddr) -> Response<Body> {
         let started = Instant::now();
         let _in_flight = self.0.metrics.begin();
         if let Some(response) = self.operator_endpoint(&request, peer) {
@@ -117,13 +117,14 @@ impl ApiServer {
         let bits = self.0.parts.ids.next_u128();
         let request_id = uuid::Builder::from_random_bytes(bits.to_le_bytes()).into_uuid().to_string();
         let facts = self.facts(&request, peer);
-        let (response, trace) = if is_action(&request) {
-            let (parts, body) = request.into_parts();
-            Box::pin(self.action(&parts, body, &facts, &request_id)).await
+        let (mut head, body) = request.into_parts();
+        let (response, trace) = if is_action(&head) {
+            Box::pin(self.action(&head, body, &facts, &request_id)).await
         } else {
-            request.extensions_mut().insert(RequestId(request_id.clone()));
-            request.extensions_mut().insert(facts.clone());
-            Box::pin(self.object(request, &facts, &request_id)).await
+            let account = self.claimed_account(&head);
+            head.extensions.insert(RequestId(request_id.clone()));
+            head.extensions.insert(facts.clone());
+            Box::pin(self.object(Request::from_parts(head, body), account, &facts, &request_id)).await
         };
         let took = started.elapsed();
         self.0.metrics.record(trace.service, trace.action, &trace.code, took);
@@ -184,9 +185,15 @@ impl ApiServer {
         }
     }
 
-    async fn object(&self, request: Request<Body>, facts: &RequestFacts, request_id: &str) -> (Response<Body>, Trace) {
+    /// `account`: whose key is presented; nobody has checked the signature yet.
+    async fn object(
+        &self,
+        request: Request<Body>,
+        account: Option<AccountId>,
+        facts: &RequestFacts,
+        request_id: &str,
+    ) -> (Response<Body>, Trace) {
         let action = method_name(request.method());
-        let account = self.claimed_account(&request);
         let mut response = match account {
             Some(account) if !self.0.objects.has(&account, facts.now) => slow_down(request_id),
             None if !self.may_fail(facts) => slow_down(request_id),
@@ -209,9 +216,8 @@ impl ApiServer {
         (response, Trace { service: "s3", action, account, code: status.as_u16().to_string() })
     }
 
-    fn claimed_account(&self, request: &Request<Body>) -> Option<AccountId> {
-        let (parts, ()) = clone_head(request).into_parts();
-        let presented = Presented::read(&parts).ok()?;
+    fn claimed_account(&self, head: &http::request::Parts) -> Option<AccountId> {
+        let presented = Presented::read(head).ok()?;
         let token = presented.session_token.as_deref();
         let txn = self.0.parts.store.stale();
         Some(self.0.parts.iam.authenticate_in(&txn, &presented.access_key_id, token).ok()?.account)
@@ -260,28 +266,18 @@ fn report(what: &str, done: Result<usize, Error>) {
     }
 }
 
-/// Method, address and headers alone.
-fn clone_head(request: &Request<Body>) -> Request<()> {
-    let mut head = Request::new(());
-    *head.method_mut() = request.method().clone();
-    *head.uri_mut() = request.uri().clone();
-    *head.headers_mut() = request.headers().clone();
-    head
-}
-
 /// Whether a request is for an action of EC2, IAM or STS: by its credential scope, or, unsigned, by its form.
-fn is_action(request: &Request<Body>) -> bool {
-    let (parts, ()) = clone_head(request).into_parts();
-    match Presented::read(&parts) {
+fn is_action(head: &http::request::Parts) -> bool {
+    match Presented::read(head) {
         Ok(presented) => presented.scope.service != "s3",
         Err(_) => {
-            let query = request.uri().query().unwrap_or_default();
+            let query = head.uri.query().unwrap_or_default();
             let names_action = query.split('&').any(|pair| pair.starts_with("Action="));
-            let form = request
-                .headers()
+            let form = head
+                .headers
                 .get(header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/x-www-form-urlencoded"));
-            request.uri().path() == "/" && (names_action || (form && *request.method() == Method::POST))
+            head.uri.path() == "/" && (names_action || (form && head.method == Method::POST))
         }
     }
 }

@@ -276,7 +276,7 @@ const LOCK_KEYS: &[(&str, &str)] = &[
 fn of_request(scope: &RequestScope, headers: &HeaderMap) -> ConditionKeys {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let mut keys = of_signature(scope);
-    keys.extend(HEADER_KEYS.iter().filter_map(|name| Some(key(format!("s3:{name}"), text(name)?))));
+    keys.extend(HEADER_KEYS.iter().filter_map(|name| text(name).map(|value| key(format!("s3:{name}"), value))));
     keys.extend(LOCK_KEYS.iter().filter_map(|(header, name)| Some(key(*name, text(header)?))));
     keys.extend(super::lock::of_headers(headers, scope.facts.now));
     if let Some(tags) = text("x-amz-tagging").and_then(|text| super::convert::parse_tags(text).ok()) {

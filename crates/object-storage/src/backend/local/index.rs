@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +21,11 @@ use crate::backend::BackendError;
 const QUEUE: usize = 1024;
 const GROUP: usize = 256;
 const IDLE_READERS: usize = 8;
+
+/// A look-up that took so long had to wait for the disk.
+const SLOW: Duration = Duration::from_millis(2);
+/// For so long after a slow one, look-ups keep off the async threads.
+const SLOW_FOR: Duration = Duration::from_millis(100);
 
 /// Called with the outcome of the transaction.
 type Finish = Box<dyn FnOnce(Result<(), BackendError>) + Send>;
@@ -36,6 +42,9 @@ type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
 pub(super) struct Index {
     jobs: mpsc::Sender<Job>,
     pub(super) readers: Arc<Readers>,
+    opened: Instant,
+    /// Milliseconds after `opened`.
+    slow_until: AtomicU64,
 }
 
 pub(super) struct Readers {
@@ -85,7 +94,7 @@ impl Index {
             }
         })?;
         let readers = Readers { path: path.to_owned(), idle: Mutex::default(), _lock: lock };
-        Ok(Self { jobs, readers: Arc::new(readers) })
+        Ok(Self { jobs, readers: Arc::new(readers), opened: Instant::now(), slow_until: AtomicU64::new(0) })
     }
 
     /// Runs `work` in a write transaction and returns when that is on disk. `work` writes nothing if it fails.
@@ -145,6 +154,25 @@ impl Index {
             .await
             .map_err(|error| BackendError::Index(error.to_string()))?
     }
+
+    /// As [`Index::read`], for a few rows by their key: on the caller's thread, because to hand such a read to another
+    /// one and back takes several times as long as the read. While the disk is slow they are handed over all the same.
+    pub(super) async fn look_up<R, F>(&self, work: F) -> Result<R, BackendError>
+    where
+        R: Send + 'static,
+        F: FnOnce(&Connection) -> Result<R, BackendError> + Send + 'static,
+    {
+        let begun = Instant::now();
+        let after = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        if after(begun - self.opened) < self.slow_until.load(Ordering::Relaxed) {
+            return self.read(work).await;
+        }
+        let result = self.readers.read(work);
+        if begun.elapsed() > SLOW {
+            self.slow_until.store(after(self.opened.elapsed() + SLOW_FOR), Ordering::Relaxed);
+        }
+        result
+    }
 }
 
 impl Readers {
@@ -152,9 +180,9 @@ impl Readers {
     pub(super) fn read<R>(&self, work: impl FnOnce(&Connection) -> Result<R, BackendError>) -> Result<R, BackendError> {
         let connection = self.take()?;
         // One snapshot for all that `work` reads; it begins with the first of its queries.
-        connection.execute_batch("BEGIN")?;
+        connection.prepare_cached("BEGIN")?.execute([])?;
         let result = work(&connection);
-        connection.execute_batch("COMMIT")?;
+        connection.prepare_cached("COMMIT")?.execute([])?;
         self.give_back(connection);
         result
     }

@@ -161,7 +161,7 @@ impl LocalBackend {
         if condition != WriteCondition::Always {
             // Refused early where it can be; decided again with the write.
             let (place, condition) = (at.clone(), condition.clone());
-            self.0.index.read(move |c| versions::check_condition(c, &place, &condition)).await?;
+            self.0.index.look_up(move |c| versions::check_condition(c, &place, &condition)).await?;
         }
         let received = self.receive(body, &algorithms, max_size, true).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
@@ -214,7 +214,7 @@ impl LocalBackend {
         let (place, version, inner) = (at.clone(), version.cloned(), Arc::clone(&self.0));
         self.0
             .index
-            .read(move |c| {
+            .look_up(move |c| {
                 inner.pins.while_gate_is_open(|| {
                     let row = match versions::find(c, &place, version.as_ref())? {
                         Lookup::Found(row) => row,
@@ -314,7 +314,7 @@ impl ObjectBackend for LocalBackend {
 
     async fn head(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<ObjectHead>, BackendError> {
         let (place, version) = (at.clone(), version.cloned());
-        self.0.index.read(move |c| Ok(versions::find(c, &place, version.as_ref())?.map(|row| row.head))).await
+        self.0.index.look_up(move |c| Ok(versions::find(c, &place, version.as_ref())?.map(|row| row.head))).await
     }
 
     async fn open(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<OpenObject>, BackendError> {
@@ -401,7 +401,7 @@ impl ObjectBackend for LocalBackend {
 
     async fn upload(&self, at: &Place, id: &str) -> Result<Option<Upload>, BackendError> {
         let (place, id) = (at.clone(), id.to_owned());
-        self.0.index.read(move |c| multipart::find(c, &place, &id)).await
+        self.0.index.look_up(move |c| multipart::find(c, &place, &id)).await
     }
 
     async fn put_part(
