@@ -6,11 +6,14 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest as Crc};
-use md5::Md5;
 use serde::{Deserialize, Serialize};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+
+use crate::md5_lanes::Md5;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Algorithm {
@@ -168,6 +171,21 @@ impl Hasher {
 
     pub fn update(&mut self, data: &[u8]) {
         self.md5.update(data);
+        self.update_others(data);
+    }
+
+    /// As [`Hasher::update`], for a long body: MD5, which takes longest, beside the others and beside other bodies.
+    pub(crate) fn update_all(&mut self, pieces: &Arc<[Bytes]>) {
+        let md5 = self.md5.clone().update_beside_others(Arc::clone(pieces));
+        pieces.iter().for_each(|piece| self.update_others(piece));
+        match md5.recv() {
+            Ok(md5) => self.md5 = md5,
+            // Its thread is gone; what it was asked for can still be done here.
+            Err(_) => pieces.iter().for_each(|piece| self.md5.update(piece)),
+        }
+    }
+
+    fn update_others(&mut self, data: &[u8]) {
         for (_, state) in &mut self.states {
             match state {
                 State::Crc(crc) => crc.update(data),
@@ -187,11 +205,7 @@ impl Hasher {
             };
             (algorithm, value)
         };
-        Digests {
-            md5: self.md5.finalize().into(),
-            length: self.length,
-            values: self.states.into_iter().map(value).collect(),
-        }
+        Digests { md5: self.md5.finish(), length: self.length, values: self.states.into_iter().map(value).collect() }
     }
 }
 

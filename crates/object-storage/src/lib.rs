@@ -11,6 +11,7 @@ pub mod cors;
 pub mod guard;
 pub mod lifecycle;
 pub mod lock;
+mod md5_lanes;
 pub mod model;
 pub mod ops;
 pub mod post_policy;

@@ -52,6 +52,11 @@ impl Hashes {
         self.sums.update(bytes);
     }
 
+    fn update_all(&mut self, pieces: &Arc<[Bytes]>) {
+        self.hasher.update_all(pieces);
+        pieces.iter().for_each(|piece| self.sums.update(piece));
+    }
+
     fn finish(self) -> (Digests, Sums) {
         let (mut digests, sums) = (self.hasher.finish(), self.sums.finish());
         if self.wants_crc64_nvme {
@@ -76,7 +81,7 @@ impl Sink {
         let hashed = tokio::task::spawn_blocking({
             let pieces = Arc::clone(&pieces);
             move || {
-                pieces.iter().for_each(|piece| hashes.update(piece));
+                hashes.update_all(&pieces);
                 hashes
             }
         });
