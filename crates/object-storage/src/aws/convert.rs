@@ -152,7 +152,7 @@ pub(super) fn write_condition(
         (None, Some(dto::ETagCondition::Any)) => Ok(WriteCondition::Absent),
         (Some(dto::ETagCondition::Any), None) => Ok(WriteCondition::Present),
         (Some(dto::ETagCondition::ETag(etag)), None) => Ok(WriteCondition::Matches(etag.value().to_owned())),
-        (None, Some(_)) => Err(not_implemented("If-None-Match with an ETag on a write")),
+        (None, Some(dto::ETagCondition::ETag(etag))) => Ok(WriteCondition::Differs(etag.value().to_owned())),
         (Some(_), Some(_)) => Err(not_implemented("If-Match together with If-None-Match")),
     }
 }
@@ -207,7 +207,7 @@ impl Claimed {
         if let Some((algorithm, value)) = in_headers.into_iter().next() {
             if !algorithm.is_value(&value) {
                 let message = format!("Value for {} header is invalid.", algorithm.header());
-                return Err(invalid("InvalidRequest", message));
+                return Err(invalid("BadDigest", message));
             }
             return Ok(Self { md5, algorithm: Some(algorithm), value: Some(value) });
         }

@@ -12,7 +12,7 @@ use super::lock::AskedLock;
 use super::object::ReadCondition;
 use super::permissions::copy_source;
 use super::service::{S3Api, Scoped};
-use super::versions::{asked_version, shown_version};
+use super::versions::{asked_version, shown_version, written_version};
 use crate::backend::{
     BackendError, Lookup, MAX_PUT_SIZE, NewCopy, ObjectHead, ObjectMeta, OpenObject, Place, Put, Source, VersionId,
     Versioning, WriteCondition,
@@ -260,7 +260,7 @@ fn copied_response(head: &ObjectHead, versioning: Versioning, copied: Option<Str
             last_modified: Some(timestamp(head.modified)),
         }),
         copy_source_version_id: copied,
-        version_id: shown_version(versioning, &head.version),
+        version_id: written_version(versioning, &head.version),
         ..Default::default()
     })
 }

@@ -30,7 +30,7 @@ use super::body::{BodyState, CheckedBody, Claims, Proof};
 use super::chunked::ChunkSigner;
 use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
-use super::service::{AnswerStatus, ApiParts, S3Api};
+use super::service::{AnswerStatus, ApiParts, BareETag, S3Api};
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
 use crate::guard::NewBuckets;
@@ -328,6 +328,11 @@ impl S3Front {
         if let Some(AnswerStatus(status)) = response.extensions_mut().remove() {
             *response.status_mut() = status;
         }
+        if response.extensions_mut().remove::<BareETag>().is_some() {
+            let text = text_of(&response).replace("<ETag>\"", "<ETag>").replace("\"</ETag>", "</ETag>");
+            *response.body_mut() = Body::from(text);
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
         if let Some((operation, bucket, key)) = scope.operation.get() {
             outcome.operation = Some(operation.clone());
             outcome.bucket.clone_from(bucket);
@@ -475,11 +480,22 @@ fn strip(mut parts: Parts, length: Option<u64>, chunked: bool) -> S3Result<Parts
             _ => drop(parts.headers.remove(CONTENT_ENCODING)),
         }
     }
+    for name in ["if-match", "if-none-match", "x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match"] {
+        quote(&mut parts.headers, name);
+    }
     // A range that cannot be read is as if it were not there (RFC 9110, 14.2).
     if text(&parts.headers, RANGE.as_str()).is_some_and(|range| s3s::dto::Range::parse(range).is_err()) {
         parts.headers.remove(RANGE);
     }
     Ok(parts)
+}
+
+/// AWS takes ETags in conditions without their quotes, too.
+fn quote(headers: &mut HeaderMap, name: &'static str) {
+    let bare = |text: &&str| !text.is_empty() && *text != "*" && !text.contains('"');
+    if let Some(quoted) = text(headers, name).filter(bare).and_then(|text| format!("\"{text}\"").parse().ok()) {
+        headers.insert(name, quoted);
+    }
 }
 
 fn is_of_signature(name: &str) -> bool {

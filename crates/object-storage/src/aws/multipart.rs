@@ -197,7 +197,7 @@ impl S3Api {
             e_tag: Some(etag(&head.etag)),
             key: Some(input.key),
             expiration: self.expiration(&bucket, &place.key, &head)?,
-            version_id: super::versions::shown_version(versioning, &head.version),
+            version_id: super::versions::written_version(versioning, &head.version),
             ..Default::default()
         }))
     }

@@ -16,8 +16,8 @@ use super::convert::{
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
 use super::quota::from_write;
-use super::service::{S3Api, Scoped};
-use super::versions::{asked_version, shown_version};
+use super::service::{BareETag, S3Api, Scoped};
+use super::versions::{asked_version, shown_version, written_version};
 use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
@@ -108,7 +108,17 @@ struct Selection {
     /// `Content-Range`, if it is not simply the whole.
     range: Option<String>,
     checksum: Option<Checksum>,
+    /// Of the whole object, also where a part's checksum is shown, as in AWS.
+    checksum_type: Option<ChecksumType>,
     parts_count: Option<i32>,
+}
+
+impl Selection {
+    /// The checksum's fields, if they are wanted.
+    fn sums(&self, mode: Option<&ChecksumMode>) -> ChecksumFields {
+        let sums = ChecksumFields::of(self.checksum.as_ref().filter(|_| wants_checksum(mode)));
+        ChecksumFields { kind: sums.kind.is_some().then(|| self.checksum_type.clone()).flatten(), ..sums }
+    }
 }
 
 fn select(
@@ -120,18 +130,20 @@ fn select(
     let content_range = |span: &Span<u64>| {
         Some(format!("bytes {}-{}/{}", span.start, span.end.saturating_sub(1), head.size)).filter(|_| head.size > 0)
     };
+    let checksum_type = ChecksumFields::of(head.checksum.as_ref()).kind;
     match (range, part_number) {
         (Some(_), Some(_)) => {
             Err(invalid("InvalidRequest", "Cannot specify both Range header and partNumber query parameter"))
         }
         (None, None) => {
-            Ok(Selection { span: 0..head.size, range: None, checksum: head.checksum.clone(), parts_count: None })
+            let checksum = head.checksum.clone();
+            Ok(Selection { span: 0..head.size, range: None, checksum, checksum_type, parts_count: None })
         }
         (Some(range), None) => {
             let span =
                 range.check(head.size).ok().filter(|span| !span.is_empty()).ok_or_else(|| unsatisfiable(head))?;
             let range = content_range(&span);
-            Ok(Selection { span, range, checksum: None, parts_count: None })
+            Ok(Selection { span, range, checksum: None, checksum_type, parts_count: None })
         }
         (None, Some(number)) => {
             let (span, checksum) = span_of_part(head, parts, number).ok_or_else(|| {
@@ -139,7 +151,7 @@ fn select(
                 s3("InvalidPartNumber", StatusCode::RANGE_NOT_SATISFIABLE, message)
             })?;
             let range = content_range(&span);
-            Ok(Selection { span, range, checksum, parts_count: head.parts.map(i32::from) })
+            Ok(Selection { span, range, checksum, checksum_type, parts_count: head.parts.map(i32::from) })
         }
     }
 }
@@ -239,7 +251,7 @@ impl S3Api {
             checksum_type: sums.kind,
             e_tag: Some(etag(&head.etag)),
             expiration,
-            version_id: shown_version(versioning, &head.version),
+            version_id: written_version(versioning, &head.version),
             ..Default::default()
         }))
     }
@@ -262,8 +274,7 @@ impl S3Api {
         let OpenObject { head, content } = object;
         condition.check(&head)?;
         let selection = select(&head, content.parts(), input.range, input.part_number)?;
-        let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
-        let sums = ChecksumFields::of(checksum);
+        let sums = selection.sums(input.checksum_mode.as_ref());
         let body = streaming_blob(content.stream(selection.span.clone())).await?;
         let mut response = S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
@@ -331,8 +342,7 @@ impl S3Api {
         };
         condition.check(&head)?;
         let selection = select(&head, &parts, input.range, input.part_number)?;
-        let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
-        let sums = ChecksumFields::of(checksum);
+        let sums = selection.sums(input.checksum_mode.as_ref());
         let mut headers = kept_headers(&head);
         let overrides = [
             ("content-type", input.response_content_type),
@@ -407,7 +417,7 @@ impl S3Api {
         let parts = (!parts.is_empty()).then(|| {
             super::multipart::attributes_of_parts(parts, request.input.part_number_marker, request.input.max_parts)
         });
-        Ok(S3Response::new(GetObjectAttributesOutput {
+        let mut response = S3Response::new(GetObjectAttributesOutput {
             checksum: checksum.filter(|_| wants("Checksum")),
             e_tag: Some(etag(&head.etag)).filter(|_| wants("ETag")),
             last_modified: Some(timestamp(head.modified)),
@@ -416,7 +426,9 @@ impl S3Api {
             storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)).filter(|_| wants("StorageClass")),
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
-        }))
+        });
+        response.extensions.insert(BareETag);
+        Ok(response)
     }
 }
 

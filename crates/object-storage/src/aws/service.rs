@@ -69,6 +69,10 @@ impl S3Api {
 #[derive(Clone, Copy)]
 pub(super) struct AnswerStatus(pub http::StatusCode);
 
+/// The ETag in an answer's document stands without quotes, which s3s always writes; an extension of the response.
+#[derive(Clone, Copy)]
+pub(super) struct BareETag;
+
 /// What the access hook left with a request.
 pub(super) trait Scoped {
     fn scope(&self) -> S3Result<&RequestScope>;

@@ -108,6 +108,8 @@ pub enum WriteCondition {
     Present,
     /// `If-Match` with an ETag, without quotes.
     Matches(String),
+    /// `If-None-Match` with an ETag, without quotes.
+    Differs(String),
     /// What is there is still what this write made.
     Unchanged(Stamp),
 }
@@ -121,11 +123,13 @@ impl WriteCondition {
         match (self, there) {
             (Self::Always, _) | (Self::Absent, None | Some((None, _))) | (Self::Present, Some((Some(_), _))) => Ok(()),
             (Self::Matches(wanted), Some((Some(etag), _))) if wanted == etag => Ok(()),
+            (Self::Differs(_), None | Some((None, _))) => Ok(()),
+            (Self::Differs(unwanted), Some((Some(etag), _))) if unwanted != etag => Ok(()),
             (Self::Unchanged(wanted), Some((_, stamp))) if *wanted == stamp => Ok(()),
             (Self::Unchanged(_), None) | (Self::Matches(_) | Self::Present, None | Some((None, _))) => {
                 Err(BackendError::NoSuchKey)
             }
-            (Self::Absent, Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
+            (Self::Absent | Self::Differs(_), Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
             (Self::Matches(_), Some(_)) => Err(BackendError::PreconditionFailed("If-Match")),
             (Self::Unchanged(_), Some(_)) => Err(BackendError::PreconditionFailed("the write that made it")),
         }
