@@ -364,12 +364,12 @@ impl ObjectBackend for LocalBackend {
         version: Option<&VersionId>,
         change: LockChange,
     ) -> Result<VersionId, BackendError> {
-        let (place, version, now) = (at.clone(), version.cloned(), self.0.now());
+        let (place, version, now) = (at.clone(), version.cloned(), self.0.clock.now());
         self.0.index.write(move |c| versions::change_lock(c, &place, version.as_ref(), change, now)).await
     }
 
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError> {
-        let (place, seq, now) = (at.clone(), self.0.next_seq(), self.0.now());
+        let (place, seq, now) = (at.clone(), self.0.next_seq(), self.0.clock.now());
         let write = move |c: &rusqlite::Connection| versions::delete(c, &place, &delete, seq, now);
         let (deleted, garbage) = self.0.index.write(write).await?;
         self.0.ring_if(garbage);
