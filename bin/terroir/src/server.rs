@@ -262,6 +262,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         website_domains: cloud.settings.s3_website_domains.clone(),
         new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
         lifecycle_day: lifecycle_day(&cloud.settings),
+        data_keys: None,
     };
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }

@@ -8,6 +8,8 @@ pub mod backend;
 pub mod budget;
 pub mod checksum;
 pub mod cors;
+pub mod data_keys;
+pub mod encryption;
 pub mod guard;
 pub mod lifecycle;
 pub mod lock;

@@ -15,15 +15,6 @@ fn none(code: &str, message: &str) -> S3Error {
 }
 
 impl S3Api {
-    /// What is stored is not encrypted by S3's rules, so this does not say `AES256` as AWS does since 2023.
-    pub(super) async fn get_bucket_encryption(
-        &self,
-        _request: S3Request<GetBucketEncryptionInput>,
-    ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
-        let message = "The server side encryption configuration was not found";
-        Err(none("ServerSideEncryptionConfigurationNotFoundError", message))
-    }
-
     pub(super) async fn get_bucket_logging(
         &self,
         _request: S3Request<GetBucketLoggingInput>,

@@ -157,19 +157,10 @@ pub(super) fn write_condition(
     }
 }
 
-const UNSUPPORTED_HEADERS: [(&str, &str); 6] = [
-    ("x-amz-server-side-encryption", "server-side encryption"),
-    ("x-amz-server-side-encryption-customer-algorithm", "encryption with customer keys"),
-    ("x-amz-server-side-encryption-customer-key", "encryption with customer keys"),
-    ("x-amz-copy-source-server-side-encryption-customer-algorithm", "encryption with customer keys"),
-    ("x-amz-server-side-encryption-aws-kms-key-id", "encryption with KMS keys"),
-    ("x-amz-write-offset-bytes", "appending to objects"),
-];
-
 /// Refuses what would otherwise be silently left undone.
 pub(super) fn refuse_unsupported(headers: &HeaderMap, storage_class: Option<&dto::StorageClass>) -> S3Result<()> {
-    if let Some((_, what)) = UNSUPPORTED_HEADERS.iter().find(|(name, _)| headers.contains_key(*name)) {
-        return Err(not_implemented(what));
+    if headers.contains_key("x-amz-write-offset-bytes") {
+        return Err(not_implemented("appending to objects"));
     }
     if storage_class.is_some_and(|class| class.as_str() != dto::StorageClass::STANDARD) {
         return Err(invalid("InvalidStorageClass", "The storage class you specified is not valid: only STANDARD is"));

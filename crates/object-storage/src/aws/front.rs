@@ -33,6 +33,7 @@ use super::error::{access_denied, from_authentication, from_domain, from_signatu
 use super::service::{AnswerStatus, ApiParts, BareETag, S3Api};
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
+use crate::data_keys::DataKeys;
 use crate::guard::NewBuckets;
 use crate::lifecycle::Day;
 
@@ -59,6 +60,8 @@ pub struct S3Options {
     pub new_buckets: NewBuckets,
     /// The day that lifecycle rules count in.
     pub lifecycle_day: Day,
+    /// What SSE-KMS has its keys from. None: no key exists.
+    pub data_keys: Option<Arc<dyn DataKeys>>,
 }
 
 /// The request's number, if the server in front gave it one; an extension of the request.
@@ -134,7 +137,8 @@ struct Inner {
 /// # Errors
 /// Those of the state store and the backend.
 pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
-    let S3Options { iam, backend, clock, ids, region, domains, website_domains, new_buckets, lifecycle_day } = options;
+    let S3Options { iam, backend, clock, ids, region, domains, website_domains, .. } = options;
+    let S3Options { new_buckets, lifecycle_day, data_keys, .. } = options;
     let api = S3Api::new(ApiParts {
         iam: iam.clone(),
         backend,
@@ -143,6 +147,7 @@ pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Er
         region: region.clone(),
         new_buckets,
         lifecycle_day,
+        data_keys,
     });
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());

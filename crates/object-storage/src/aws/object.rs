@@ -13,12 +13,13 @@ use super::convert::{
     ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds, size,
     timestamp, write_condition,
 };
+use super::encryption::{Asked, CustomerKey, Scene, refuse_on_read, shown};
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
 use super::quota::from_write;
-use super::service::{BareETag, S3Api, Scoped};
+use super::service::{BareETag, S3Api, Scoped, scope_of};
 use super::versions::{asked_version, shown_version, written_version};
-use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
+use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 
@@ -224,12 +225,15 @@ impl S3Api {
         };
         let lock = self.new_lock(&bucket, asked)?;
         check_proof(&lock, &claimed, "Object")?;
-        let input = request.input;
+        let (input, scope) = (request.input, scope_of(&request.extensions)?);
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let size = input.content_length.and_then(|length| u64::try_from(length).ok());
         let room = self.room(&bucket, size, 1).await?;
+        let asked = Asked::read(&request.headers, &scope.facts)?;
+        let seals = self.new_seals(Scene { scope: &scope, bucket: &bucket, place: &place }, &asked).await?;
+        let encryption = seals.as_ref().map(|seals| Box::new(seals.encryption.clone()));
         let put = Put {
-            meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
+            meta: ObjectMeta { acl, encryption, ..object_meta(&request.headers, input.metadata)? },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
             lock,
@@ -237,12 +241,13 @@ impl S3Api {
             verify: claimed.verify(keep, body_state),
             size,
             max_size: room,
+            sealing: seals.as_ref().map(|seals| self.sealing(seals)),
         };
         let written = self.backend().put(&place, byte_stream(input.body), put).await;
         let head = written.map_err(|error| from_write(error, room))?;
         let expiration = self.expiration(&bucket, &place.key, &head)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
-        Ok(S3Response::new(PutObjectOutput {
+        let output = PutObjectOutput {
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
             checksum_crc64nvme: sums.crc64nvme,
@@ -253,7 +258,8 @@ impl S3Api {
             expiration,
             version_id: written_version(versioning, &head.version),
             ..Default::default()
-        }))
+        };
+        Ok(S3Response::with_headers(output, seals.map(|seals| seals.headers).unwrap_or_default()))
     }
 
     pub(super) async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
@@ -264,6 +270,10 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let lock = self.shown_lock(&request, &object.head, &request.input.key).await?;
         let expiration = self.expiration_unless(version.as_ref(), &request, &request.input.key, &object.head)?;
+        refuse_on_read(&request.headers)?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
+        let scene = Scene { scope: request.scope()?, bucket: request.bucket()?, place: &place };
+        let object = self.readable(scene, object, given.as_ref()).await?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -271,11 +281,11 @@ impl S3Api {
             if_modified_since: input.if_modified_since,
             if_unmodified_since: input.if_unmodified_since,
         };
-        let OpenObject { head, content } = object;
-        condition.check(&head)?;
-        let selection = select(&head, content.parts(), input.range, input.part_number)?;
+        let head = &object.head;
+        condition.check(head)?;
+        let selection = select(head, object.parts(), input.range, input.part_number)?;
         let sums = selection.sums(input.checksum_mode.as_ref());
-        let body = streaming_blob(content.stream(selection.span.clone())).await?;
+        let body = streaming_blob(object.stream(selection.span.clone())).await?;
         let mut response = S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             body: Some(body),
@@ -289,17 +299,18 @@ impl S3Api {
             content_range: selection.range,
             e_tag: Some(etag(&head.etag)),
             last_modified: Some(timestamp(head.modified)),
-            metadata: user_metadata(&head),
+            metadata: user_metadata(head),
             expiration,
             object_lock_legal_hold_status: lock.legal_hold.map(hold_status),
             object_lock_mode: shown_mode(&lock),
             object_lock_retain_until_date: shown_until(&lock),
             parts_count: selection.parts_count,
-            tag_count: tag_count(&head),
+            tag_count: tag_count(head),
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
         });
-        response.headers = kept_headers(&head);
+        response.headers = kept_headers(head);
+        response.headers.extend(shown(head.meta.encryption.as_deref(), given.as_ref()));
         // What the request overrides, s3s writes itself, unless it stands here already.
         let overridden = [
             ("content-type", input.response_content_type.is_some()),
@@ -333,6 +344,10 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let lock = self.shown_lock(&request, &head, &request.input.key).await?;
         let expiration = self.expiration_unless(version.as_ref(), &request, &request.input.key, &head)?;
+        refuse_on_read(&request.headers)?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
+        let scene = Scene { scope: request.scope()?, bucket: request.bucket()?, place: &place };
+        self.check_key(scene, &head, given.as_ref()).await?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -344,6 +359,7 @@ impl S3Api {
         let selection = select(&head, &parts, input.range, input.part_number)?;
         let sums = selection.sums(input.checksum_mode.as_ref());
         let mut headers = kept_headers(&head);
+        headers.extend(shown(head.meta.encryption.as_deref(), given.as_ref()));
         let overrides = [
             ("content-type", input.response_content_type),
             ("cache-control", input.response_cache_control),
@@ -395,6 +411,9 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
         let object = self.need(&request, version.as_ref(), found).await?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
+        let scene = Scene { scope: request.scope()?, bucket: request.bucket()?, place: &place };
+        self.check_key(scene, &object.head, given.as_ref()).await?;
         let versioning = self.versioning(request.bucket()?)?;
         let wants = |name: &str| {
             request

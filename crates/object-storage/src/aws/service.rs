@@ -11,6 +11,7 @@ use super::body::BodyState;
 use super::error::access_denied;
 use super::front::RequestScope;
 use crate::backend::{ObjectBackend, Place};
+use crate::data_keys::DataKeys;
 use crate::guard::{Guard, NewBuckets};
 use crate::lifecycle::Day;
 use crate::model::Bucket;
@@ -28,6 +29,7 @@ pub(super) struct ApiParts {
     pub region: String,
     pub new_buckets: NewBuckets,
     pub lifecycle_day: Day,
+    pub data_keys: Option<Arc<dyn DataKeys>>,
 }
 
 impl S3Api {
@@ -60,6 +62,11 @@ impl S3Api {
         self.0.lifecycle_day
     }
 
+    /// None: no key service is there.
+    pub(super) fn data_keys(&self) -> Option<&dyn DataKeys> {
+        self.0.data_keys.as_deref()
+    }
+
     pub(super) fn region(&self) -> &str {
         &self.0.region
     }
@@ -72,6 +79,11 @@ pub(super) struct AnswerStatus(pub http::StatusCode);
 /// The ETag in an answer's document stands without quotes, which s3s always writes; an extension of the response.
 #[derive(Clone, Copy)]
 pub(super) struct BareETag;
+
+/// What stands behind a request whose input was taken out of it.
+pub(super) fn scope_of(extensions: &http::Extensions) -> S3Result<Arc<RequestScope>> {
+    extensions.get::<Arc<RequestScope>>().cloned().ok_or_else(access_denied)
+}
 
 /// What the access hook left with a request.
 pub(super) trait Scoped {
@@ -143,6 +155,8 @@ operations! {
     get_bucket_cors: GetBucketCorsInput -> GetBucketCorsOutput,
     get_bucket_tagging: GetBucketTaggingInput -> GetBucketTaggingOutput,
     get_bucket_encryption: GetBucketEncryptionInput -> GetBucketEncryptionOutput,
+    put_bucket_encryption: PutBucketEncryptionInput -> PutBucketEncryptionOutput,
+    delete_bucket_encryption: DeleteBucketEncryptionInput -> DeleteBucketEncryptionOutput,
     get_public_access_block: GetPublicAccessBlockInput -> GetPublicAccessBlockOutput,
     get_bucket_ownership_controls: GetBucketOwnershipControlsInput -> GetBucketOwnershipControlsOutput,
     get_bucket_logging: GetBucketLoggingInput -> GetBucketLoggingOutput,

@@ -6,6 +6,7 @@ use terroir_types::{Error, Timestamp};
 use super::{BoxError, DeleteMarker, ObjectLock, Retention, Stamp, VersionId, Versioning};
 use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
+use crate::encryption::{DataKey, Encryption, Sealer};
 
 pub type StringMap = BTreeMap<String, String>;
 
@@ -79,11 +80,15 @@ pub struct ObjectMeta {
     /// None: the bucket owner's, and private.
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Acl>,
+    /// None: the bytes are stored as they came. With an upload: how the bytes of its parts are sealed.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Box<Encryption>>,
 }
 
 /// What is known of an object without its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectHead {
+    /// Of the bytes as they came, in bytes.
     pub size: u64,
     /// Without quotes.
     pub etag: String,
@@ -139,6 +144,29 @@ impl WriteCondition {
 /// Decides, once all bytes were seen, whether they are what the client said, and which checksum is kept.
 pub type Verify = Box<dyn FnOnce(&Digests) -> Result<Option<Checksum>, Error> + Send>;
 
+/// How a backend stores bytes sealed. Sizes, digests and checksums are those of the plain bytes.
+pub struct Sealing {
+    pub sealer: Sealer,
+    /// What hides the MD5 of the plain bytes in the ETag; none: the ETag is the MD5.
+    pub etag_key: Option<DataKey>,
+}
+
+impl Sealing {
+    pub(crate) fn etag(key: Option<DataKey>, digests: &Digests) -> String {
+        key.map_or_else(|| digests.etag(), |key| key.etag_of(&digests.md5))
+    }
+}
+
+/// A write of a part of an upload.
+pub struct NewPart {
+    pub number: u16,
+    /// Checksums to compute beside MD5.
+    pub algorithms: Vec<Algorithm>,
+    pub verify: Verify,
+    /// Exactly if the upload's `meta` has an encryption.
+    pub sealing: Option<Sealing>,
+}
+
 /// A write of a whole object.
 pub struct Put {
     pub meta: ObjectMeta,
@@ -152,6 +180,8 @@ pub struct Put {
     pub size: Option<u64>,
     /// More than this many bytes are refused.
     pub max_size: u64,
+    /// Exactly if `meta` has an encryption.
+    pub sealing: Option<Sealing>,
 }
 
 impl Put {
@@ -166,6 +196,7 @@ impl Put {
             verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
             size: None,
             max_size: MAX_OBJECT_SIZE,
+            sealing: None,
         }
     }
 }

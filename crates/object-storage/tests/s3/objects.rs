@@ -130,7 +130,6 @@ async fn writes_reads_and_conditions() {
         row("deletion again", c.delete(k), 204, ""),
         row("gone", c.head(k), 404, ""),
         row("another version", c.get(&format!("{k}?versionId=abc")), 400, "InvalidArgument"),
-        row("encryption", c.put(k).header("x-amz-server-side-encryption", "aws:kms"), 501, "NotImplemented"),
         row("an unknown list", c.put(k).header("x-amz-acl", "public"), 400, "InvalidArgument"),
         row("too much metadata", c.put(k).header("x-amz-meta-x", "y".repeat(3000)), 400, "MetadataTooLarge"),
         row("a key too long", c.put(&format!("/bucket/{}", "k".repeat(1025))), 400, "KeyTooLongError"),

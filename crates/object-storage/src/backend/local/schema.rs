@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::rows;
 use crate::backend::{BackendError, PartOfObject};
 
-const VERSION: i64 = 3;
+const VERSION: i64 = 4;
 
 const CREATE: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -97,9 +97,13 @@ fn migrate(c: &Connection, found: i64) -> Result<(), BackendError> {
         if found < 2 {
             c.execute_batch(&[FROM_1, VERSIONS, COUNT_USAGE].concat())?;
         }
-        c.execute_batch(DAMAGE)?;
-        name_parts(c)?;
-        rows::set_meta(c, rows::UNSUMMED, 1)?;
+        if found < 3 {
+            c.execute_batch(DAMAGE)?;
+            name_parts(c)?;
+            rows::set_meta(c, rows::UNSUMMED, 1)?;
+        }
+        // The fourth format has the same tables. What it may say of an object is new: a version that does not know of
+        // encryption would give out sealed bytes.
     }
     c.pragma_update(None, "user_version", VERSION)?;
     Ok(())
