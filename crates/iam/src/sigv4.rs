@@ -146,8 +146,8 @@ impl Presented {
         let (access_key_id, scope) = credential_scope(need("X-Amz-Credential")?)?;
         let expires = need("X-Amz-Expires")?.parse().ok().map(Duration::from_secs);
         let valid_for = expires
-            .filter(|expires| *expires <= LONGEST_PRESIGNED && !expires.is_zero())
-            .ok_or_else(|| malformed("X-Amz-Expires must be between 1 and 604800 seconds"))?;
+            .filter(|expires| *expires <= LONGEST_PRESIGNED)
+            .ok_or_else(|| malformed("X-Amz-Expires must be between 0 and 604800 seconds"))?;
         let signed_at = Timestamp::parse_amz_date(need("X-Amz-Date")?)
             .ok_or_else(|| malformed("X-Amz-Date must be in the form 20261124T050000Z"))?;
         Ok(Self {
