@@ -53,7 +53,7 @@ pub fn list_sites(txn: &Txn) -> Result<Vec<Arc<SiteRecord>>, Error> {
     Ok(sites)
 }
 
-/// Id of the availability zone that the site is: `eul1-az2` for the second one of `eu-local-1`.
+/// Id of the availability zone that the site is: `el1-az2` for the second one of `eu-local-1`.
 pub fn zone_id(region: &str, site: &SiteRecord) -> String {
     let short: String = region.split('-').filter_map(|part| part.chars().next()).collect();
     format!("{short}-az{}", site.number)
