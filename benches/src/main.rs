@@ -11,6 +11,7 @@ mod instances;
 mod limits;
 mod many_objects;
 mod objects;
+mod placement;
 mod report;
 mod site;
 mod ssh;
@@ -57,7 +58,7 @@ const QUICK: Effort = Effort {
     sizes: &[10_000, 100_000],
 };
 /// What is measured, in this order.
-const PARTS: &[&str] = &["starts", "guests", "objects", "large-objects", "many-objects", "simulated"];
+const PARTS: &[&str] = &["placement", "starts", "guests", "objects", "large-objects", "many-objects", "simulated"];
 
 #[tokio::main]
 async fn main() -> std::process::ExitCode {
@@ -91,7 +92,10 @@ async fn run() -> Result<(), String> {
     }
     let takes = |part: &str| only.is_empty() || only == part;
 
-    if only != "simulated" {
+    if takes("placement") {
+        placement::placements(&effort, &mut report)?;
+    }
+    if only != "simulated" && only != "placement" {
         let cloud = Cloud::new(&terroir, "qemu")?;
         if takes("starts") {
             site::starts_and_memory(&cloud, &effort, &mut report).await?;

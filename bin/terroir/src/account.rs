@@ -21,6 +21,7 @@ pub async fn run(layout: &Layout, command: AccountCommand) -> Result<(), String>
                 println!("\nThe secret is shown only now: keep it.");
             }
         }
+        AccountCommand::Policy(command) => crate::sovereignty::policy(layout, command).await?,
         AccountCommand::List { json } => {
             let accounts: Vec<AccountSummary> = client.get("/accounts").await.map_err(|error| error.to_string())?;
             if json {

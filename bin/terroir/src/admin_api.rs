@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use terroir_policy::{Operator, Site};
+use terroir_types::HostId;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ServerStatus {
@@ -135,4 +137,116 @@ pub struct ImageSummary {
     pub sha256: String,
     pub source: String,
     pub created_at: String,
+}
+
+/// What another operator has signed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StatementRequest {
+    pub statement: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OperatorRow {
+    #[serde(flatten)]
+    pub operator: Operator,
+    /// Public key, `NAME+ID+KEY`.
+    pub key: String,
+    pub generation: u64,
+    /// Whether it is this cloud's own.
+    pub own: bool,
+    pub signed: String,
+}
+
+/// What is not given stays as it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OperatorChange {
+    pub name: Option<String>,
+    pub seat: Option<String>,
+    pub parent: Option<String>,
+    pub parent_country: Option<String>,
+    pub jurisdictions: Option<Vec<String>>,
+    pub certifications: Option<Vec<String>>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SiteRow {
+    #[serde(flatten)]
+    pub site: Site,
+    pub zone_id: String,
+    pub generation: u64,
+    pub signed: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SiteChange {
+    pub id: String,
+    pub is_new: bool,
+    pub country: Option<String>,
+    pub city: Option<String>,
+    pub fire_zones: Option<Vec<String>>,
+    pub grid_zone: Option<String>,
+    pub pue_milli: Option<u32>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostRow {
+    pub id: HostId,
+    pub name: String,
+    pub site: String,
+    pub fire_zone: Option<String>,
+    /// `active`, `cordoned` or `lost`.
+    pub mode: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostModeRequest {
+    pub id: HostId,
+    pub cordoned: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostFireZone {
+    pub id: HostId,
+    pub fire_zone: String,
+}
+
+/// Without a name: the account's own policy. Without a document: the named one goes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PolicyRequest {
+    pub account_id: String,
+    pub name: Option<String>,
+    pub document: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PoliciesAnswer {
+    pub account_id: String,
+    pub policy: serde_json::Value,
+    pub named: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReceiptRequest {
+    pub account_id: String,
+    pub resource: String,
+    /// Entries of an earlier checkpoint.
+    pub since: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WitnessRequest {
+    /// Id of the operator that is asked.
+    pub operator: String,
+}
+
+/// A request of another operator, a signature for one, or the answer to either.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WitnessText {
+    pub text: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WitnessSignature {
+    pub operator: String,
+    pub signature: String,
 }

@@ -31,6 +31,7 @@ use crate::admin_api::{
     NewAccountRequest, RegisterImageRequest, RemoveIssuerRequest, ServerStatus, StoredBlob,
 };
 use crate::admin_objects::{set_quota, show_quotas};
+use crate::admin_sovereignty;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
@@ -78,6 +79,7 @@ impl Admin {
             .route("/status", get(status))
             .route("/environment", get(environment))
             .route("/accounts", get(list_accounts).post(add_account))
+            .merge(admin_sovereignty::routes())
             .route("/issuers", get(list_issuers).post(set_issuer))
             .route("/issuers/remove", post(remove_issuer))
             .route("/blobs/{*name}", put(put_blob))
@@ -150,7 +152,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
     Ok(Json(ServerStatus {
         ready: is_ready,
         endpoint: up::endpoint(&cloud.settings),
-        region: cloud.region.name.clone(),
+        region: cloud.settings.region.clone(),
         hypervisor: format!("{:?}", cloud.settings.hypervisor).to_lowercase(),
         accounts: terroir_iam::ops::list_accounts(&txn)?.len(),
         instances: instances(&txn)?,
@@ -174,7 +176,7 @@ async fn environment(State(admin): State<Arc<Admin>>) -> Answer<Environment> {
     let key = keys.first().ok_or_else(|| Error::internal("the first account has no access key left"))?;
     Ok(Json(Environment {
         endpoint: up::endpoint(&cloud.settings),
-        region: cloud.region.name.clone(),
+        region: cloud.settings.region.clone(),
         access_key_id: key.id.clone(),
         secret_access_key: key.tenant.secret.expose().clone(),
     }))
@@ -185,10 +187,10 @@ async fn add_account(
     Json(request): Json<NewAccountRequest>,
 ) -> Answer<NewAccountAnswer> {
     let cloud = &admin.cloud;
-    let now = cloud.clock.now();
+    let (now, region) = (cloud.clock.now(), cloud.region.get());
     let add = |txn: &mut terroir_store::Txn| {
         let account = terroir_iam::ops::create_account(txn, &request.name, &*cloud.ids, now)?;
-        terroir_network::ops::ensure_default_vpc(txn, account.account_id, now, &*cloud.ids, &cloud.region)?;
+        terroir_network::ops::ensure_default_vpc(txn, account.account_id, now, &*cloud.ids, &region)?;
         Ok(account)
     };
     let (account, _) = cloud.store.transact(&[], add).await?;

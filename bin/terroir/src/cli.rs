@@ -35,6 +35,22 @@ pub enum Command {
     /// Tenants
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Who runs the machines, as each of them signed it
+    #[command(subcommand)]
+    Operator(OperatorCommand),
+    /// Where the machines are; a site is an availability zone
+    #[command(subcommand)]
+    Site(SiteCommand),
+    /// The machines
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Write the proof of where a resource was, and from when to when
+    Receipt(ReceiptArgs),
+    /// Check a receipt, offline, with nothing but the operators' public keys
+    Verify(VerifyArgs),
+    /// Have other operators see that the log of receipts only grows
+    #[command(subcommand)]
+    Witness(WitnessCommand),
     /// Public keys of issuers of identity tokens (OpenID Connect)
     #[command(subcommand)]
     Issuer(IssuerCommand),
@@ -121,6 +137,9 @@ pub enum AccountCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Where a tenant's data and machines may be
+    #[command(subcommand)]
+    Policy(PolicyCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -196,6 +215,10 @@ pub enum IssuerCommand {
         json: bool,
     },
 }
+
+pub use crate::cli_sovereignty::{
+    HostCommand, OperatorCommand, PolicyCommand, ReceiptArgs, SiteCommand, VerifyArgs, WitnessCommand,
+};
 
 /// A number of bytes, perhaps with a unit.
 fn bytes(text: &str) -> Result<u64, String> {

@@ -1,7 +1,6 @@
 //! What the agents of this machine dial, wired: the gateway of `compute`, roles from `iam`, bytes from object storage.
 
 use async_trait::async_trait;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,9 +9,7 @@ use terroir_agent_api::{
     RoleCredentials, SpecPage,
 };
 use terroir_compute::gateway::{HostGateway, RoleCredentialSource};
-use terroir_compute::ops::HostRegistration;
 use terroir_iam::Iam;
-use terroir_policy::{Operator, Site};
 use terroir_types::{AccountId, Error, HostId, InstanceId};
 
 use crate::server::Cloud;
@@ -25,25 +22,17 @@ pub struct LocalHosts {
 
 impl LocalHosts {
     async fn join(&self, host: HostId, facts: HostFacts) -> Result<(), CrossingError> {
-        let known = terroir_compute::model::host_key(host);
-        if self.cloud.store.stale().peek::<terroir_compute::model::Host>(&known).is_ok_and(|host| host.is_some()) {
+        let known = terroir_sovereignty::model::host_place_key(host);
+        let txn = self.cloud.store.stale();
+        if txn.peek::<terroir_sovereignty::model::HostPlaceRecord>(&known).is_ok_and(|host| host.is_some()) {
             return Ok(());
         }
+        drop(txn);
         let now = self.cloud.clock.now();
-        let settings = &self.cloud.settings;
-        let registration = HostRegistration {
-            zone: settings.zone(),
-            site: Site { name: settings.zone(), country: settings.country.clone() },
-            operator: Operator {
-                name: settings.operator.clone(),
-                seat: settings.country.clone(),
-                parent: settings.country.clone(),
-                jurisdictions: BTreeSet::from([settings.country.clone()]),
-                certifications: BTreeSet::new(),
-            },
-        };
+        let zone = self.cloud.settings.zone();
         let join = |txn: &mut terroir_store::Txn| {
-            terroir_compute::ops::register_host(txn, host, registration.clone(), facts.clone(), now)
+            terroir_compute::ops::register_host(txn, host, &zone, facts.clone(), now)?;
+            terroir_sovereignty::ops::sign_host(txn, host, &zone, None, &self.cloud.operator_key, now).map(drop)
         };
         self.cloud.store.transact(&[], join).await.map_err(|error| CrossingError::Refused(error.to_string()))?;
         tracing::info!(%host, "a host joined");

@@ -108,6 +108,11 @@ impl Layout {
         self.state().join("metadata.key")
     }
 
+    /// The seed of the operator's Ed25519 key.
+    pub fn operator_key(&self) -> PathBuf {
+        self.state().join("operator.key")
+    }
+
     pub fn objects(&self) -> PathBuf {
         self.root.join("objects")
     }
@@ -141,6 +146,16 @@ impl Layout {
     /// Closed usage intervals, append-only.
     pub fn usage(&self) -> PathBuf {
         self.state().join("usage")
+    }
+
+    /// The log of what was placed where.
+    pub fn receipts(&self) -> PathBuf {
+        self.state().join("receipts")
+    }
+
+    /// What this cloud has seen, as a witness, of other operators' logs.
+    pub fn witness(&self) -> PathBuf {
+        self.state().join("witness")
     }
 
     /// Makes the folders, each owned by the process that writes it.

@@ -4,10 +4,13 @@ mod account;
 mod admin_api;
 mod admin_client;
 mod admin_objects;
+mod admin_receipts;
 mod admin_server;
+mod admin_sovereignty;
 mod agent;
 mod blobs;
 mod cli;
+mod cli_sovereignty;
 mod demo;
 mod doctor;
 mod ec2_client;
@@ -19,11 +22,14 @@ mod layout;
 mod logs;
 mod object_store;
 mod objects;
+mod operator_key;
 mod privileges;
 mod process;
 mod quota;
+mod receipts;
 mod server;
 mod settings;
+mod sovereignty;
 mod status;
 mod supervisor;
 mod up;
@@ -66,6 +72,12 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Env => account::env(&layout).await,
         Command::Doctor(args) => doctor::run(&layout, args.json),
         Command::Account(command) => account::run(&layout, command).await,
+        Command::Operator(command) => sovereignty::operator(&layout, command).await,
+        Command::Site(command) => sovereignty::site(&layout, command).await,
+        Command::Host(command) => sovereignty::host(&layout, command).await,
+        Command::Receipt(args) => receipts::receipt(&layout, args).await,
+        Command::Verify(args) => receipts::verify(&args),
+        Command::Witness(command) => receipts::witness(&layout, command).await,
         Command::Issuer(command) => issuer::run(&layout, command).await,
         Command::Image(command) => image::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
-use terroir_action::{Region, Registry, Zone};
+use terroir_action::{CurrentRegion, Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
 use terroir_api_server::{ApiServer, Limits, Parts, Rate};
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
@@ -18,7 +18,10 @@ use terroir_object_storage::budget::FreeSpaceBudget;
 use terroir_object_storage::guard::NewBuckets;
 use terroir_object_storage::lifecycle::{Day, Lifecycle};
 use terroir_object_storage::{S3Options, s3_service};
-use terroir_store::{LocalKeyRing, Options, Store};
+use terroir_sovereignty::ops::OwnSite;
+use terroir_sovereignty::receipt::{self, ReceiptLog};
+use terroir_store::{LocalKeyRing, Options, Store, Txn};
+use terroir_tlog::SigningKey;
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,7 +33,7 @@ use crate::hosts::{LocalHosts, Roles};
 use crate::layout::{Layout, SERVER_UID, describe};
 use crate::objects::Objects;
 use crate::settings::Settings;
-use crate::{Threads, privileges, runtime, up};
+use crate::{Threads, operator_key, privileges, runtime, up};
 
 /// Name of the account that exists from the first start on.
 pub const FIRST_ACCOUNT: &str = "root";
@@ -59,7 +62,10 @@ pub async fn terminated() {
 pub struct Cloud {
     pub store: Store,
     pub iam: Iam,
-    pub region: Arc<Region>,
+    pub region: CurrentRegion,
+    /// This cloud's operator's.
+    pub operator_key: Arc<SigningKey>,
+    pub layout: Layout,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub settings: Arc<Settings>,
@@ -92,7 +98,20 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(admin.clone()));
     let usage = layout.usage();
     let usage = UsageLog::open(&usage).map_err(|error| describe(&error, "cannot open", &usage).to_string())?;
+    let receipts = ReceiptLog::open(
+        &layout.receipts(),
+        &cloud.operator_key,
+        &receipt::origin(&cloud.settings.operator, &cloud.settings.region),
+    )
+    .map_err(|error| format!("cannot open {}: {error}", layout.receipts().display()))?;
     let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn({
+        let (store, stopping) = (cloud.store.clone(), stopping());
+        async move {
+            receipts.run(store, stopping).await;
+            Ok(())
+        }
+    });
     tasks.spawn(serve_unix(crossing_socket, terroir_agent_api::http::router(hosts), stopping()));
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
@@ -166,8 +185,8 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn IdSource>) = (Arc::new(SystemClock), Arc::new(OsRandom));
     let store = Store::open(options).await.map_err(|error| error.to_string())?;
     let iam = Iam::new(store.clone(), Arc::clone(&clock), Arc::clone(&ids));
-    let zone = Zone { name: settings.zone(), id: zone_id(&settings) };
-    let region = Region { name: settings.region.clone(), zones: vec![zone], endpoint: up::endpoint(&settings) };
+    let region = Region { name: settings.region.clone(), zones: Vec::new(), endpoint: up::endpoint(&settings) };
+    let operator_key = operator_key::open_or_create(&layout.operator_key(), &settings.operator, &*ids)?;
     let budget = FreeSpaceBudget::new(layout.objects(), settings.disk_reserve_bytes * 2);
     let backend = LocalBackend::open(&layout.objects(), Arc::clone(&clock), Arc::clone(&ids), Arc::new(budget))
         .await
@@ -177,7 +196,9 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
     Ok(Cloud {
         store,
         iam,
-        region: Arc::new(region),
+        region: region.into(),
+        operator_key: Arc::new(operator_key),
+        layout: layout.clone(),
         clock,
         ids,
         settings: Arc::new(settings),
@@ -187,25 +208,44 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
     })
 }
 
-/// Stable across accounts, as AWS's zone ids: `eul1-az1` for `eu-local-1a`.
-fn zone_id(settings: &Settings) -> String {
-    let short: String = settings.region.split('-').filter_map(|part| part.chars().next()).collect();
-    format!("{short}-az1")
+/// Zones as they are now: a zone is a site.
+pub fn zones(txn: &Txn, region: &str) -> Result<Vec<Zone>, Error> {
+    let sites = terroir_sovereignty::ops::list_sites(txn)?;
+    let zone = |site: &Arc<terroir_sovereignty::model::SiteRecord>| Zone {
+        name: site.site.id.clone(),
+        id: terroir_sovereignty::ops::zone_id(region, site),
+    };
+    Ok(sites.iter().map(zone).collect())
 }
 
-/// The first account, with its network, and the pools that the settings name.
+/// Operator and site, the first account with its network, and the pools that the settings name.
 async fn first_start(cloud: &Cloud) -> Result<(), Error> {
     let now = cloud.clock.now();
+    let country = Some(cloud.settings.country.clone()).filter(|country| terroir_policy::is_country(country));
+    let own_site = cloud.settings.zone();
+    let own = OwnSite {
+        region: &cloud.settings.region,
+        operator: &cloud.settings.operator,
+        site: &own_site,
+        country,
+        key: &cloud.operator_key,
+    };
+    let known = |txn: &mut Txn| {
+        terroir_sovereignty::ops::ensure_own(txn, &own, now)?;
+        zones(txn, &cloud.settings.region)
+    };
+    cloud.region.set_zones(cloud.store.transact(&[], known).await?.0);
+    let region = cloud.region.get();
     let pool = ipnet::IpNet::V4(cloud.settings.public_pool_net().map_err(Error::internal)?);
     let zone = cloud.settings.zone();
     let types = terroir_compute::catalogue::parse(&catalogue(&cloud.settings)?)
         .map_err(|error| Error::internal(format_args!("{}: {error}", cloud.settings.instance_types)))?;
-    let add = |txn: &mut terroir_store::Txn| -> Result<(), Error> {
+    let add = |txn: &mut Txn| -> Result<(), Error> {
         terroir_compute::catalogue::load(txn, &types)?;
         terroir_network::ops::add_pool(txn, &zone, pool)?;
         if terroir_iam::ops::list_accounts(txn)?.is_empty() {
             let account = terroir_iam::ops::create_account(txn, FIRST_ACCOUNT, &*cloud.ids, now)?;
-            terroir_network::ops::ensure_default_vpc(txn, account.account_id, now, &*cloud.ids, &cloud.region)?;
+            terroir_network::ops::ensure_default_vpc(txn, account.account_id, now, &*cloud.ids, &region)?;
         }
         Ok(())
     };
@@ -223,7 +263,7 @@ fn catalogue(settings: &Settings) -> Result<String, Error> {
 
 fn gateway(cloud: &Cloud) -> Result<Arc<HostGateway>, String> {
     let settings = &cloud.settings;
-    let mut options = GatewayOptions::new((*cloud.region).clone());
+    let mut options = GatewayOptions::new(Region::clone(&cloud.region.get()));
     options.guest_mtu = settings.guest_mtu;
     options.dns_upstreams = settings.upstreams()?;
     options.egress_deny = settings.egress_deny_nets()?;
@@ -257,7 +297,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         backend: Arc::clone(&cloud.backend) as _,
         clock: Arc::clone(&cloud.clock),
         ids: Arc::clone(&cloud.ids),
-        region: cloud.region.name.clone(),
+        region: cloud.settings.region.clone(),
         domains: cloud.settings.s3_domains.clone(),
         website_domains: cloud.settings.s3_website_domains.clone(),
         new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
@@ -278,7 +318,7 @@ fn api_server(
         store: cloud.store.clone(),
         iam: cloud.iam.clone(),
         registry: registry(cloud, gateway),
-        region: Arc::clone(&cloud.region),
+        region: cloud.region.clone(),
         clock: Arc::clone(&cloud.clock),
         ids: Arc::clone(&cloud.ids),
         objects: Arc::new(objects),
@@ -342,7 +382,6 @@ mod tests {
     use terroir_aws_model::Service;
     use terroir_block_storage::model::{Blob, ImageMapping, VolumeType};
     use terroir_block_storage::ops::{ImageRequest, SnapshotRequest, SystemImage};
-    use terroir_policy::{Operator, Site};
     use terroir_types::{AccountId, HostId, ResourceId, SnapshotId};
 
     /// The whole registry, as it is served.
@@ -374,7 +413,7 @@ mod tests {
     }
 
     /// An image of the account's own, whose bytes would have to come from an object.
-    fn own_image(cloud: &Cloud, txn: &mut terroir_store::Txn, account: AccountId) -> Result<Vec<String>, Error> {
+    fn own_image(cloud: &Cloud, txn: &mut Txn, account: AccountId) -> Result<Vec<String>, Error> {
         let (now, id) = (cloud.clock.now(), SnapshotId::generate(&*cloud.ids));
         let snapshot = SnapshotRequest {
             id,
@@ -408,10 +447,8 @@ mod tests {
     }
 
     /// A host that can take instances, and an image for them.
-    fn stock(cloud: &Cloud, txn: &mut terroir_store::Txn) -> Result<(), Error> {
+    fn stock(cloud: &Cloud, txn: &mut Txn) -> Result<(), Error> {
         let (now, zone) = (cloud.clock.now(), cloud.settings.zone());
-        let site = Site { name: zone.clone(), country: "FR".to_owned() };
-        let registration = terroir_compute::ops::HostRegistration { zone, site, operator: Operator::default() };
         let facts = HostFacts {
             name: "box".to_owned(),
             hypervisor: HypervisorKind::Simulated,
@@ -425,7 +462,7 @@ mod tests {
             agent_version: "0".to_owned(),
             problems: Vec::new(),
         };
-        terroir_compute::ops::register_host(txn, HostId::generate(&*cloud.ids), registration, facts, now)?;
+        terroir_compute::ops::register_host(txn, HostId::generate(&*cloud.ids), &zone, facts, now)?;
         let image = SystemImage {
             name: "empty".to_owned(),
             description: String::new(),
@@ -443,7 +480,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cloud, server) = served(folder.path()).await;
         cloud.store.transact(&[], |txn| stock(&cloud, txn)).await.unwrap();
-        let equip = |txn: &mut terroir_store::Txn, account| own_image(&cloud, txn, account);
+        let equip = |txn: &mut Txn, account| own_image(&cloud, txn, account);
         let problems = terroir_api_server::apart::problems(&server, equip).await.unwrap();
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }

@@ -14,9 +14,9 @@ pub struct Settings {
     pub listen: SocketAddr,
     pub hypervisor: HypervisorSetting,
     pub region: String,
-    /// Who runs this machine.
+    /// Who runs this machine: the id of this cloud's operator, for example `hoster.example`. It is the name of its key.
     pub operator: String,
-    /// Where it stands and where its operator has its seat: two letters of ISO 3166.
+    /// Where this machine stands: two letters of ISO 3166. Counts at the first start; `terroir site set` changes it.
     pub country: String,
     /// Letter of this site's availability zone, after the region's name.
     pub zone_suffix: String,
@@ -64,7 +64,7 @@ impl Default for Settings {
             hypervisor: HypervisorSetting::Qemu,
             region: "eu-local-1".to_owned(),
             operator: "local".to_owned(),
-            // ISO 3166's code for "not stated".
+            // No country: not stated.
             country: "ZZ".to_owned(),
             zone_suffix: "a".to_owned(),
             public_pool: "100.96.0.0/20".to_owned(),
@@ -142,6 +142,10 @@ impl Settings {
         if self.s3_requests_per_second == 0 {
             return Err("s3_requests_per_second is 0: nobody could use objects".to_owned());
         }
+        if !terroir_policy::is_operator_id(&self.operator) {
+            let form = "up to 63 of a-z, 0-9, '.' and '-'";
+            return Err(format!("operator: '{}' is not an operator's id: {form}", self.operator));
+        }
         self.public_pool_net()?;
         self.edge_pool_net()?;
         self.egress_deny_nets()?;
@@ -213,6 +217,7 @@ mod tests {
             ("listen = '0.0.0.0:9000'", "loopback"),
             ("region = 'EU WEST'", "region name"),
             ("public_pool = 'everything'", "public_pool"),
+            ("operator = 'A Hoster'", "operator"),
             ("egress_deny = ['10.0.0.0/99']", "egress_deny"),
             ("dns_upstreams = ['dns.example']", "dns_upstreams"),
         ] {

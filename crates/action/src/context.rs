@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use terroir_resources::Tags;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, IdSource, Timestamp};
@@ -117,6 +117,28 @@ pub struct Region {
     pub zones: Vec<Zone>,
     /// Where the API answers, for example `http://127.0.0.1:9000`.
     pub endpoint: String,
+}
+
+/// The region as it is at the moment: sites come while it runs. A cheap handle.
+#[derive(Debug, Clone)]
+pub struct CurrentRegion(Arc<RwLock<Arc<Region>>>);
+
+impl From<Region> for CurrentRegion {
+    fn from(region: Region) -> Self {
+        Self(Arc::new(RwLock::new(Arc::new(region))))
+    }
+}
+
+impl CurrentRegion {
+    pub fn get(&self) -> Arc<Region> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// For whoever asks from now on.
+    pub fn set_zones(&self, zones: Vec<Zone>) {
+        let mut region = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *region = Arc::new(Region { zones, ..Region::clone(&region) });
+    }
 }
 
 /// An availability zone, which is a site.

@@ -12,7 +12,7 @@ mod registry;
 mod target;
 
 pub use action::{Access, Action, LiveAction, LiveContext, Request, Response};
-pub use context::{Caller, CallerKind, Context, Region, Session, Zone};
+pub use context::{Caller, CallerKind, Context, CurrentRegion, Region, Session, Zone};
 pub use filters::{Filters, glob_matches};
 pub use paging::{Bounds, paginate};
 pub use registry::{Call, Entry, Registry, Reply};

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use terroir_policy::Policy;
 use terroir_types::{
     AccountId, Epoch, ImageId, InstanceId, InterfaceId, ReservationId, RunId, SecurityGroupId, SubnetId, Timestamp,
     VolumeId, VpcId,
@@ -55,6 +56,28 @@ pub struct HostSection {
     pub egress_deny: Vec<IpNet>,
     /// Pools whose addresses this host answers for (host-local pools: routed to the VPC namespaces).
     pub public_pools: Vec<IpNet>,
+    /// Where this host is; none: its operator has not signed that yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<SignedPlace>,
+}
+
+/// A host's place as its operator signed it: three signed notes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedPlace {
+    pub operator: String,
+    pub site: String,
+    pub host: String,
+}
+
+/// What the owner of something demands of the place where it is, and the place that was chosen for it. The host judges
+/// both by what its own operator signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Demand {
+    /// Id of the operator.
+    pub operator: String,
+    /// Id of the site.
+    pub site: String,
+    pub policy: Policy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,6 +204,9 @@ pub struct VolumeSection {
     pub size_bytes: u64,
     /// Contents at creation; zeros without it.
     pub source: Option<BlobRef>,
+    /// None: its account demands nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<Demand>,
 }
 
 /// Immutable bytes that the control plane can hand out (disk image, kernel, initrd, user data).
@@ -227,6 +253,9 @@ pub struct InstanceSection {
     pub volumes: Vec<VolumeAttachmentSpec>,
     pub interfaces: Vec<InterfaceAttachmentSpec>,
     pub metadata: InstanceMetadata,
+    /// None: its account demands nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub demand: Option<Demand>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -91,6 +91,8 @@ pub enum EndCause {
     HypervisorDied { detail: String },
     /// The run never began.
     StartFailed { detail: String },
+    /// The host must not run it: what its operator signed about it contradicts the order.
+    Refused { rule: String },
     /// The host's kernel is a new one.
     HostReboot,
     /// The agent was killed after it had decided to start the hypervisor and before it had: no fault of the guest.
@@ -116,6 +118,10 @@ pub enum VolumePhase {
     Ready,
     Failed {
         detail: String,
+    },
+    /// The host must not keep it: what its operator signed about it contradicts the order.
+    Refused {
+        rule: String,
     },
     /// The disk's file is gone.
     Deleted,

@@ -152,7 +152,7 @@ impl<'a> Tenant<'a> {
         let name = format!("{name}-{:x}", parts.ids.next_u64());
         let make = |txn: &mut Txn| ops::create_account(txn, &name, &*parts.ids, now);
         let (account, _) = parts.store.transact(&[], make).await?;
-        let client = Client::new(&account.access_key_id, &account.secret, &parts.region.name, now);
+        let client = Client::new(&account.access_key_id, &account.secret, &parts.region.get().name, now);
         let has = BTreeMap::from([("name".to_owned(), BTreeSet::from([name.clone()]))]);
         Ok(Self { server, client, account: account.account_id, name, has })
     }

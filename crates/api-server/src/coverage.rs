@@ -53,7 +53,7 @@ pub async fn problems(server: &ApiServer) -> Result<Vec<String>, Error> {
             ops::create_access_key(txn, account, KeyOwner::User("nobody"), &*parts.ids, now)
         })
         .await?;
-    let client = Client::new(&key.id, &secret, &parts.region.name, now);
+    let client = Client::new(&key.id, &secret, &parts.region.get().name, now);
     let rows = rows(TABLE);
     let mut problems = Vec::new();
     for entry in parts.registry.iter() {

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode, request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::sync::Arc;
-use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Reply, Target};
+use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Region, Reply, Target};
 use terroir_aws_model::{ActionStatus, Params, Service};
 use terroir_iam::RequestFacts;
 use terroir_iam::sigv4::{self, Presented, SignatureError};
 use terroir_store::{Key, Txn};
-use terroir_types::{AccountId, Error, ErrorClass, Timestamp};
+use terroir_types::{AccountId, Error, ErrorClass};
 
 use crate::ApiServer;
 use crate::audit;
@@ -41,6 +41,8 @@ struct Arrival<'a> {
     service: Service,
     facts: &'a RequestFacts,
     request_id: &'a str,
+    /// As it was when the request came.
+    region: Arc<Region>,
     /// Name and value of every parameter as sent, in order of names.
     pairs: Vec<(String, String)>,
     params: Params,
@@ -69,7 +71,7 @@ impl ApiServer {
                     return Err(self.failed_to_authenticate(service, facts, failure));
                 }
             };
-            let arrival = arrival(service, parts, &body, facts, request_id)?;
+            let arrival = arrival(service, parts, &body, facts, request_id, self.0.parts.region.get())?;
             self.admit_and_run(&arrival, presented.as_ref(), parts, &body, &mut trace).await
         };
         let answer = Box::pin(answer).await;
@@ -145,9 +147,7 @@ impl ApiServer {
         let entry = self.entry(service, &arrival.params).map_err(|error| fail(&error))?;
         trace.action = entry.name();
         let call = entry.decode(&arrival.params).map_err(|error| fail(&error))?;
-        let targets = call
-            .targets(&self.context(&mut txn, &caller, facts.now, arrival.request_id))
-            .map_err(|error| fail(&error))?;
+        let targets = call.targets(&self.context(&mut txn, &caller, arrival)).map_err(|error| fail(&error))?;
         self.0.parts.iam.authorize_in(&txn, &caller, &targets, facts).await.map_err(|error| fail(&error))?;
         let admitted = Admitted { caller, entry, call, targets };
         self.run(arrival, &admitted, txn).await.map_err(|error| fail(&error))
@@ -200,9 +200,15 @@ impl ApiServer {
         }
     }
 
-    fn context<'a>(&'a self, txn: &'a mut Txn, caller: &'a Caller, now: Timestamp, request_id: &'a str) -> Context<'a> {
-        let parts = &self.0.parts;
-        Context { txn, caller, now, ids: &*parts.ids, region: &parts.region, request_id }
+    fn context<'a>(&'a self, txn: &'a mut Txn, caller: &'a Caller, arrival: &'a Arrival<'_>) -> Context<'a> {
+        Context {
+            txn,
+            caller,
+            now: arrival.facts.now,
+            ids: &*self.0.parts.ids,
+            region: &arrival.region,
+            request_id: arrival.request_id,
+        }
     }
 
     async fn run(&self, arrival: &Arrival<'_>, admitted: &Admitted, mut txn: Txn) -> Result<Reply, Error> {
@@ -230,7 +236,7 @@ impl ApiServer {
     }
 
     fn prefetch(&self, arrival: &Arrival<'_>, admitted: &Admitted, txn: &mut Txn) -> Result<Vec<Key>, Error> {
-        admitted.call.prefetch(&self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id))
+        admitted.call.prefetch(&self.context(txn, &admitted.caller, arrival))
     }
 
     /// Runs the action, unless this transaction has it read other records outside the view than those at hand.
@@ -245,7 +251,7 @@ impl ApiServer {
         if wants != prefetch {
             return Ok(Fetched::Wants(wants));
         }
-        let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
+        let mut cx = self.context(txn, &admitted.caller, arrival);
         admitted.call.run(&mut cx).map(Fetched::Done)
     }
 
@@ -271,7 +277,7 @@ impl ApiServer {
         let audit = self.0.parts.audit_log.is_some().then(|| audit_record(arrival, admitted));
         let change = |txn: &mut Txn| {
             if let Some(token) = token {
-                let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
+                let mut cx = self.context(txn, &admitted.caller, arrival);
                 if let Some(reply) = token.replay(&*admitted.call, &mut cx)? {
                     return if admitted.call.dry_run() { Err(dry_run()) } else { Ok(Fetched::Done(reply)) };
                 }
@@ -282,7 +288,7 @@ impl ApiServer {
                     return Err(dry_run());
                 }
                 if let Some(token) = token {
-                    let mut cx = self.context(txn, &admitted.caller, arrival.facts.now, arrival.request_id);
+                    let mut cx = self.context(txn, &admitted.caller, arrival);
                     token.keep(&mut cx, reply)?;
                 }
                 put_audit(txn, audit.as_ref());
@@ -302,7 +308,7 @@ impl ApiServer {
             caller: &admitted.caller,
             clock: &parts.clock,
             ids: &*parts.ids,
-            region: &parts.region,
+            region: &arrival.region,
             request_id: arrival.request_id,
         };
         let reply = admitted.call.run_live(cx).await?;
@@ -358,6 +364,7 @@ fn arrival<'a>(
     body: &'a Bytes,
     facts: &'a RequestFacts,
     request_id: &'a str,
+    region: Arc<Region>,
 ) -> Result<Arrival<'a>, Failure> {
     let query = parts.uri.query().unwrap_or_default();
     let read = || -> Result<(Params, Vec<(String, String)>), Error> {
@@ -373,7 +380,7 @@ fn arrival<'a>(
         Ok((params, pairs))
     };
     let (params, pairs) = read().map_err(|error| Failure::of(service, &error))?;
-    Ok(Arrival { service, facts, request_id, pairs, params })
+    Ok(Arrival { service, facts, request_id, region, pairs, params })
 }
 
 fn not_utf8() -> Error {

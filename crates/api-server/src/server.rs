@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use terroir_action::{Region, Registry};
+use terroir_action::{CurrentRegion, Registry};
 use terroir_iam::sigv4::Presented;
 use terroir_iam::{Iam, RequestFacts};
 use terroir_store::Store;
@@ -53,7 +53,7 @@ pub struct Parts {
     pub store: Store,
     pub iam: Iam,
     pub registry: Registry,
-    pub region: Arc<Region>,
+    pub region: CurrentRegion,
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub objects: Arc<dyn S3Front>,
@@ -91,7 +91,7 @@ pub(crate) struct Trace {
 
 impl ApiServer {
     pub fn new(parts: Parts) -> Self {
-        let authenticator = Authenticator::new(parts.iam.clone(), parts.region.name.clone());
+        let authenticator = Authenticator::new(parts.iam.clone(), parts.region.get().name.clone());
         let limits = &parts.limits;
         Self(Arc::new(Inner {
             authenticator,
@@ -148,7 +148,7 @@ impl ApiServer {
             source_ip: Some(peer.ip().to_canonical()),
             secure: false,
             now: self.0.parts.clock.now(),
-            region: self.0.parts.region.name.clone(),
+            region: self.0.parts.region.get().name.clone(),
             user_agent: text(header::USER_AGENT),
             referer: text(header::REFERER),
         }

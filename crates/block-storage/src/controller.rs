@@ -1,8 +1,9 @@
 //! Volumes as sections of a host's spec.
 
-use terroir_agent_api::{BlobRef, Desired, Section, SectionKey, VolumeSection};
+use terroir_agent_api::{BlobRef, Demand, Desired, Section, SectionKey, VolumeSection};
+use terroir_policy::Policy;
 use terroir_store::{Key, Txn};
-use terroir_types::{Error, HostId, VolumeId};
+use terroir_types::{AccountId, Error, HostId, VolumeId};
 
 use crate::SYSTEM_ACCOUNT;
 use crate::model::{Blob, HostVolume, Snapshot, Volume, host_volume_key, snapshot_key, volume_key};
@@ -37,7 +38,23 @@ pub fn render(txn: &Txn, section: &str, host: HostId) -> Result<Option<Section>,
         desired: if volume.deleted_at.is_some() { Desired::Deleted } else { Desired::Present },
         size_bytes: volume.size_bytes,
         source: source(txn, &volume)?,
+        demand: demand(txn, volume.account, &[&id.to_string()], &volume.zone)?,
     })))
+}
+
+/// What a host is told of the policy that something is under; none if there is nothing to obey. `resources`: those whose
+/// tags count.
+pub fn demand(txn: &Txn, account: AccountId, resources: &[&str], zone: &str) -> Result<Option<Demand>, Error> {
+    let mut policy = Policy::default();
+    for resource in resources {
+        let tags = terroir_resources::tags(txn, account, resource)?;
+        policy = policy.and(&terroir_sovereignty::ops::policy_now(txn, account, &tags)?);
+    }
+    if policy.is_open() {
+        return Ok(None);
+    }
+    let operator = terroir_sovereignty::ops::zone_place(txn, zone)?.map(|(operator, _)| operator.operator.id.clone());
+    Ok(Some(Demand { operator: operator.unwrap_or_default(), site: zone.to_owned(), policy }))
 }
 
 fn source(txn: &Txn, volume: &Volume) -> Result<Option<BlobRef>, Error> {

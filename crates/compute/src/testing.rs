@@ -9,8 +9,9 @@ use terroir_aws_model::ec2;
 use terroir_block_storage::Assignment;
 use terroir_block_storage::model::Blob;
 use terroir_block_storage::ops::SystemImage;
-use terroir_policy::{Operator, Site};
+use terroir_sovereignty::ops::OwnSite;
 use terroir_store::{Store, Txn};
+use terroir_tlog::SigningKey;
 use terroir_types::{
     AccountId, Arn, Clock, Error, HostId, ImageId, InstanceId, ManualClock, ReservationId, ResourceId, SeededRandom,
     SnapshotId, Timestamp,
@@ -18,7 +19,7 @@ use terroir_types::{
 
 use crate::catalogue;
 use crate::model::{Desired, Instance, MetadataChoice};
-use crate::ops::{self, HostRegistration};
+use crate::ops;
 
 pub const ZONE: &str = "eu-local-1a";
 pub const GIB: u64 = 1 << 30;
@@ -119,10 +120,17 @@ impl World {
         let clock = Arc::new(ManualClock::at(Timestamp::from_secs(1_800_000_000)));
         let (host, snapshot) = (HostId::generate(&*ids), SnapshotId::generate(&*ids));
         let now = clock.now();
+        let key = SigningKey::from_seed("own.example", &[1; 32]).unwrap();
         let set_up = |txn: &mut Txn| {
-            let site = Site { name: ZONE.to_owned(), country: "FR".to_owned() };
-            let registration = HostRegistration { zone: ZONE.to_owned(), site, operator: Operator::default() };
-            ops::register_host(txn, host, registration, facts(size), now)?;
+            let own = OwnSite {
+                region: "eu-local-1",
+                operator: "own.example",
+                site: ZONE,
+                country: Some("FR".to_owned()),
+                key: &key,
+            };
+            terroir_sovereignty::ops::ensure_own(txn, &own, now)?;
+            ops::register_host(txn, host, ZONE, facts(size), now)?;
             catalogue::load(txn, &catalogue::parse(catalogue::DEFAULT_CATALOGUE).map_err(Error::internal)?)?;
             terroir_network::ops::add_pool(txn, ZONE, "100.96.0.0/20".parse().map_err(Error::internal)?)?;
             terroir_network::ops::ensure_default_vpc(txn, account, now, &*ids, &region)?;

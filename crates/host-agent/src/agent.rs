@@ -18,6 +18,7 @@ use crate::hypervisor::Hypervisor;
 use crate::hypervisor::qemu::Qemu;
 use crate::ledger::Ledger;
 use crate::network::{HostNetwork, NetworkOptions};
+use crate::own_place::OwnPlaceFile;
 use crate::reconciler::{Event, Parts, Reconciler};
 use crate::simulated::{SimulatedHypervisor, SimulatedStorage};
 use crate::{AgentError, AgentOptions, facts, network_round};
@@ -39,6 +40,7 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), AgentError> {
     let ledger = Ledger::open(&options).await?;
+    let own_place = OwnPlaceFile::open(&options.data_dir, options.host).map_err(AgentError::Unfit)?;
     let boot_id = facts::boot_id().map_err(AgentError::io("read", "/proc/sys/kernel/random/boot_id".as_ref()))?;
     let options = Arc::new(options);
     let bell = Arc::new(Bell::default());
@@ -69,6 +71,7 @@ pub async fn run(
         events,
         network_jobs: backends.network_jobs,
         credentials,
+        own_place,
     });
     // The other tasks end with `tasks`.
     Box::pin(reconciler.run(receiver, shutdown)).await

@@ -4,6 +4,7 @@
 //! * The reconciler applies them, each object's operations in one task at a time, and looks again.
 //! * The ledger holds what must survive the agent: the last accepted spec, and for every instance
 //!   the run that was begun last, written before its QEMU starts.
+//! * [`own_place`] is what the host's operator signed about it; an order that contradicts it is refused.
 //! * [`hypervisor`] runs QEMU, [`host_storage`] keeps disks and cached images, [`network`] the
 //!   namespaces, taps and rules, [`guest_link`] feeds guest-services. [`simulated`] stands in for
 //!   all four where instances should change state and run nothing.
@@ -26,6 +27,7 @@ mod guest_snapshot;
 mod network_round;
 pub mod observed;
 mod options;
+pub mod own_place;
 mod reconciler;
 mod record;
 mod reports;

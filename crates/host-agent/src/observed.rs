@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use terroir_agent_api::InterfacePhase;
 use terroir_types::{Epoch, InstanceId, InterfaceId, RunId, Timestamp, VolumeId};
 
+use crate::own_place::OwnPlace;
 use crate::record::{InstanceRecord, ProcessId};
 
 /// What one operation works on; operations on one object never overlap.
@@ -33,6 +34,8 @@ pub struct Observed {
     pub interfaces: BTreeMap<InterfaceId, InterfaceObservation>,
     /// Instances whose addresses and metadata guest-services was told.
     pub announced: BTreeSet<InstanceId>,
+    /// Where this host is; none: nobody has signed that.
+    pub place: Option<OwnPlace>,
 }
 
 impl Observed {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use terroir_resources::{Tags, add_to_count};
+use terroir_sovereignty::receipt::Event;
 use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, IdSource, Timestamp};
 
@@ -61,6 +62,16 @@ pub fn create_bucket(
     txn.put(&key, &bucket)?;
     txn.put(&OwnedBucket::key(account, bucket.id), &owned)?;
     terroir_resources::register(txn, account, &bucket.resource_id(), "bucket", Tags::new(), now)?;
+    let policy = terroir_sovereignty::ops::check_store(txn, account, &Tags::new(), "AccessDenied")?;
+    terroir_sovereignty::ops::note_store(
+        txn,
+        account,
+        &bucket.resource_id(),
+        "bucket",
+        Event::Placed,
+        Some(&policy),
+        now,
+    )?;
     Ok(bucket)
 }
 
@@ -79,11 +90,20 @@ pub fn find_bucket(txn: &Txn, name: &str) -> Result<Option<Arc<Bucket>>, Error> 
 
 /// Removes the record; that the bucket is empty was made sure of before. False if it is gone already or another one
 /// has its name by now.
-pub fn delete_bucket(txn: &mut Txn, name: &str, id: BucketId) -> Result<bool, Error> {
+pub fn delete_bucket(txn: &mut Txn, name: &str, id: BucketId, now: Timestamp) -> Result<bool, Error> {
     let key = Bucket::key(txn, name);
     let Some(bucket) = txn.get::<Bucket>(&key)?.filter(|bucket| bucket.id == id) else { return Ok(false) };
     txn.delete(&key);
     txn.delete(&OwnedBucket::key(bucket.account, id));
+    terroir_sovereignty::ops::note_store(
+        txn,
+        bucket.account,
+        &bucket.resource_id(),
+        "bucket",
+        Event::Erased,
+        None,
+        now,
+    )?;
     crate::settings::remove_all(txn, id)?;
     terroir_resources::unregister(txn, bucket.account, &bucket.resource_id())?;
     add_to_count(txn, bucket.account, COUNT, -1, BUCKETS_PER_ACCOUNT, || Error::internal("a shrinking count"))?;
@@ -141,7 +161,7 @@ mod tests {
         let names: Vec<_> = list_buckets(&txn, accounts[0]).unwrap().iter().map(|b| b.name().to_owned()).collect();
         assert_eq!(names, ["albums", "photos"]);
         assert!(list_buckets(&txn, accounts[1]).unwrap().is_empty());
-        let delete = |id| store.transact(&[], move |txn| delete_bucket(txn, "photos", id));
+        let delete = |id| store.transact(&[], move |txn| delete_bucket(txn, "photos", id, Timestamp::EPOCH));
         assert!(delete(bucket.id).await.unwrap().0);
         assert!(!delete(bucket.id).await.unwrap().0);
         create(accounts[1], "photos").await.unwrap();

@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(all::<Size>(&txn).unwrap().len(), 2);
         drop(txn);
         store.transact(&[], |txn| remove::<Size>(txn, photos.id)).await.unwrap();
-        store.transact(&[], |txn| delete_bucket(txn, "albums", albums.id)).await.unwrap();
+        store.transact(&[], |txn| delete_bucket(txn, "albums", albums.id, Timestamp::EPOCH)).await.unwrap();
         let txn = store.read().await.unwrap();
         assert_eq!((peek::<Size>(&txn, photos.id).unwrap(), peek::<Colour>(&txn, albums.id).unwrap()), (None, None));
         assert_eq!(all::<Colour>(&txn).unwrap(), vec![(photos.id, red())]);

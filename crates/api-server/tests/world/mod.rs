@@ -60,7 +60,7 @@ impl World {
             store: store.clone(),
             iam,
             registry,
-            region: Arc::new(region),
+            region: region.into(),
             clock: clock.clone(),
             ids,
             objects: Arc::new(Objects),

@@ -215,7 +215,7 @@ impl Action for DeregisterImage {
     fn run(cx: &mut Context<'_>, request: Request<Self>) -> Result<Response<Self>, Error> {
         let id: ImageId = request.image_id.parse()?;
         let delete = request.delete_associated_snapshots == Some(true);
-        let snapshots = ops::deregister_image(cx.txn, cx.caller.account, id, delete)?;
+        let snapshots = ops::deregister_image(cx.txn, cx.caller.account, id, delete, cx.now)?;
         let code = |removed| if removed { "success" } else { "skipped" };
         let delete_snapshot_results = snapshots
             .into_iter()

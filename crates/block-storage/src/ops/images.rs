@@ -109,6 +109,7 @@ pub fn deregister_image(
     account: AccountId,
     id: ImageId,
     delete_snapshots: bool,
+    now: Timestamp,
 ) -> Result<Vec<(SnapshotId, bool)>, Error> {
     let image = find_own_image(txn, account, id)?;
     txn.delete(&name_key(txn, account, &image.tenant.name));
@@ -117,7 +118,7 @@ pub fn deregister_image(
     let mut outcome = Vec::new();
     for snapshot in image.mappings.iter().filter_map(|mapping| mapping.snapshot) {
         let removed = delete_snapshots && !is_used_by_image(txn, account, snapshot)? && {
-            forget_snapshot(txn, account, snapshot)?
+            forget_snapshot(txn, account, snapshot, now)?
         };
         outcome.push((snapshot, removed));
     }
@@ -156,7 +157,7 @@ pub fn register_system_image(
 ) -> Result<(Image, Vec<SnapshotId>), Error> {
     let mut freed = Vec::new();
     if let Some(before) = system_image_named(txn, &system.name)? {
-        let snapshots = deregister_image(txn, SYSTEM_ACCOUNT, before.id, true)?;
+        let snapshots = deregister_image(txn, SYSTEM_ACCOUNT, before.id, true, now)?;
         freed.extend(snapshots.into_iter().filter(|(_, removed)| *removed).map(|(id, _)| id));
     }
     let snapshot = create_snapshot(

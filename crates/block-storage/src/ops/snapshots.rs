@@ -1,5 +1,7 @@
 use std::sync::Arc;
 use terroir_resources::Tags;
+use terroir_sovereignty::ops::{check_store, note_store};
+use terroir_sovereignty::receipt::Event;
 use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, ResourceId, SnapshotId, Timestamp};
 
@@ -21,6 +23,7 @@ pub struct SnapshotRequest {
     pub tags: Tags,
 }
 
+/// Errors: `OperationNotPermitted` where the sovereignty policy forbids the object store.
 pub fn create_snapshot(
     txn: &mut Txn,
     account: AccountId,
@@ -35,6 +38,10 @@ pub fn create_snapshot(
         created_at: now,
         tenant: SnapshotTenant { description: request.description, object: request.object },
     };
+    if account != SYSTEM_ACCOUNT {
+        let policy = check_store(txn, account, &request.tags, "OperationNotPermitted")?;
+        note_store(txn, account, &snapshot.id.to_string(), "snapshot", Event::Placed, Some(&policy), now)?;
+    }
     terroir_resources::register(txn, account, &snapshot.id.to_string(), "snapshot", request.tags, now)?;
     txn.put(&snapshot_key(account, snapshot.id), &snapshot)?;
     Ok(snapshot)
@@ -52,7 +59,7 @@ pub fn find_snapshot(txn: &Txn, account: AccountId, id: SnapshotId) -> Result<Ar
 }
 
 /// Removes a snapshot unless a volume still has to be filled from it. True if it is gone.
-pub fn forget_snapshot(txn: &mut Txn, account: AccountId, id: SnapshotId) -> Result<bool, Error> {
+pub fn forget_snapshot(txn: &mut Txn, account: AccountId, id: SnapshotId, now: Timestamp) -> Result<bool, Error> {
     let users = if account == SYSTEM_ACCOUNT { Key::new("volume") } else { Key::new(format!("volume/{account}")) };
     for (_, volume) in txn.range::<Volume>(&users)? {
         let status = txn.peek::<VolumeStatus>(&volume_status_key(volume.account, volume.id))?;
@@ -60,6 +67,9 @@ pub fn forget_snapshot(txn: &mut Txn, account: AccountId, id: SnapshotId) -> Res
         if volume.snapshot == Some(id) && !filled {
             return Ok(false);
         }
+    }
+    if account != SYSTEM_ACCOUNT {
+        note_store(txn, account, &id.to_string(), "snapshot", Event::Erased, None, now)?;
     }
     txn.delete(&snapshot_key(account, id));
     terroir_resources::unregister(txn, account, &id.to_string())?;

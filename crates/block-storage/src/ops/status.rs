@@ -21,6 +21,7 @@ pub enum VolumeOutcome {
     /// The disk is gone and every row with it: its room is free.
     Removed {
         account: AccountId,
+        volume: VolumeId,
         size_bytes: u64,
     },
 }
@@ -74,7 +75,7 @@ fn remove(txn: &mut Txn, volume: &Volume) -> Result<VolumeOutcome, Error> {
     txn.delete(&volume_status_key(volume.account, volume.id));
     txn.delete(&host_volume_key(volume.host, volume.id));
     terroir_resources::unregister(txn, volume.account, &volume.id.to_string())?;
-    Ok(VolumeOutcome::Removed { account: volume.account, size_bytes: volume.size_bytes })
+    Ok(VolumeOutcome::Removed { account: volume.account, volume: volume.id, size_bytes: volume.size_bytes })
 }
 
 /// Settles what a volume waited for from a host that was declared lost: its deletion or its release.
@@ -114,6 +115,9 @@ fn phase(phase: &agent::VolumePhase) -> Phase {
         agent::VolumePhase::Creating => Phase::Creating,
         agent::VolumePhase::Ready => Phase::Ready,
         agent::VolumePhase::Failed { detail } => Phase::Failed(detail.chars().take(DETAIL_CHARS).collect()),
+        agent::VolumePhase::Refused { rule } => {
+            Phase::Failed(format!("its host refused it: {rule}").chars().take(DETAIL_CHARS).collect())
+        }
         agent::VolumePhase::Deleted => Phase::Deleted,
     }
 }

@@ -87,6 +87,7 @@ pub fn render(txn: &Txn, region: &Region, section: &str, host: HostId) -> Result
             })
             .collect(),
         metadata: metadata(txn, region, &instance, &interfaces)?,
+        demand: terroir_block_storage::controller::demand(txn, instance.account, &[&id.to_string()], &instance.zone)?,
     }))))
 }
 

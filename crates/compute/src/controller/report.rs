@@ -4,6 +4,7 @@ use terroir_agent_api::{self as agent, EndCause, HostReport, InstancePhase, Repo
 use terroir_block_storage::ops::VolumeOutcome;
 use terroir_metering::{Interval, Measure, Open};
 use terroir_scheduler::Room;
+use terroir_sovereignty::receipt::Event;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error, HostId, InstanceId, RunId, Timestamp, VolumeId};
 
@@ -70,15 +71,22 @@ pub fn apply_report(txn: &mut Txn, report: &HostReport, now: Timestamp) -> Resul
 
 fn apply_volume(txn: &mut Txn, host: HostId, status: &agent::VolumeStatus, now: Timestamp) -> Result<(), Error> {
     let outcome = terroir_block_storage::ops::apply_volume_status(txn, host, status, now)?;
-    apply_volume_outcome(txn, host, outcome)
+    apply_volume_outcome(txn, host, outcome, Event::Erased, now)
 }
 
-/// What a volume's news mean for its instance, its account and its host.
-pub(crate) fn apply_volume_outcome(txn: &mut Txn, host: HostId, outcome: VolumeOutcome) -> Result<(), Error> {
+/// What a volume's news mean for its instance, its account and its host. `ended`: what became of one that is removed.
+pub(crate) fn apply_volume_outcome(
+    txn: &mut Txn,
+    host: HostId,
+    outcome: VolumeOutcome,
+    ended: Event,
+    now: Timestamp,
+) -> Result<(), Error> {
     match outcome {
         VolumeOutcome::Ignored | VolumeOutcome::Recorded => Ok(()),
         VolumeOutcome::Released { account, volume, instance } => forget_volume(txn, account, instance, volume),
-        VolumeOutcome::Removed { account, size_bytes } => {
+        VolumeOutcome::Removed { account, volume, size_bytes } => {
+            ops::note_end(txn, account, &volume.to_string(), "volume", host, ended, now)?;
             uncount(txn, account, COUNT_VOLUMES, 1)?;
             give_back(txn, host, Room { volume_bytes: size_bytes, ..Room::default() })
         }
@@ -127,7 +135,7 @@ fn apply_instance(txn: &mut Txn, host: HostId, report: &agent::InstanceStatus, n
         Phase::Gone => {
             close_usage(txn, &instance, host, &mut status, now)?;
             gone(txn, &mut instance, now)?;
-            ops::finish_termination(txn, &mut instance, now)?;
+            ops::finish_termination(txn, &mut instance, Event::Erased, now)?;
         }
     }
     txn.put(&status_key, &status)?;
@@ -169,6 +177,7 @@ fn phase(phase: &InstancePhase) -> Phase {
         InstancePhase::Ended { cause } => Phase::Ended(match cause {
             EndCause::HypervisorDied { detail } => EndCause::HypervisorDied { detail: cut(detail) },
             EndCause::StartFailed { detail } => EndCause::StartFailed { detail: cut(detail) },
+            EndCause::Refused { rule } => EndCause::Refused { rule: cut(rule) },
             EndCause::GuestPowerOff
             | EndCause::Requested
             | EndCause::HostReboot
@@ -239,6 +248,10 @@ fn ended(txn: &mut Txn, instance: &mut Instance, cause: &EndCause, ran: bool, no
             instance.reason = reason(Why::StartFailed, detail);
             start_failed = true;
         }
+        EndCause::Refused { rule } => {
+            instance.reason = reason(Why::StartFailed, &format!("Its host refused it: {rule}."));
+            start_failed = true;
+        }
         EndCause::HostReboot | EndCause::Interrupted => {
             instance.interrupted = if ran { 0 } else { instance.interrupted + 1 };
             if instance.interrupted < MOST_INTERRUPTED {
@@ -288,6 +301,6 @@ fn interface_left(txn: &mut Txn, account: AccountId, id: InstanceId, now: Timest
         return Ok(());
     }
     let mut instance = Instance::clone(&found);
-    ops::finish_termination(txn, &mut instance, now)?;
+    ops::finish_termination(txn, &mut instance, Event::Erased, now)?;
     if instance != *found { txn.put(&key, &instance) } else { Ok(()) }
 }

@@ -233,6 +233,7 @@ mod tests {
             dns_upstreams: Vec::new(),
             egress_deny: Vec::new(),
             public_pools: Vec::new(),
+            place: None,
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use terroir_action::Region;
 use terroir_agent_api::{
     BlobSink, ControlPlane, CrossingError, Cursor, HostQuery, HostReport, HostSection, QueryAnswer, QueryKind,
-    ReportAck, RoleCredentials, Section, SectionKey, SpecPage,
+    ReportAck, RoleCredentials, Section, SectionKey, SignedPlace, SpecPage,
 };
 use terroir_block_storage::model::{HostVolume, Volume, host_volume_key, volume_key};
 use terroir_block_storage::ops::BlobSource;
@@ -266,6 +266,7 @@ impl HostGateway {
             dns_upstreams: self.options.dns_upstreams.clone(),
             egress_deny: self.options.egress_deny.clone(),
             public_pools: terroir_network::ops::pools(txn, &host.zone)?,
+            place: signed_place(txn, id, &host.zone)?,
         })))
     }
 
@@ -288,7 +289,7 @@ impl HostGateway {
             known = mode(&self.fresh().await?).map_err(|error| crossing(&error))?;
         }
         match known {
-            Some(HostMode::Active | HostMode::Drained) => Ok(()),
+            Some(HostMode::Active | HostMode::Cordoned) => Ok(()),
             Some(HostMode::Lost) => Err(CrossingError::Refused(format!("{id} was declared lost"))),
             None => Err(CrossingError::Refused(format!("{id} is not registered"))),
         }
@@ -311,6 +312,17 @@ impl HostGateway {
         let Some(user) = user else { return Ok(None) };
         locate(&self.fresh().await?, id, name, &user).map_err(|error| crossing(&error))
     }
+}
+
+/// What the host's operator signed; none as long as a part of it is missing.
+fn signed_place(txn: &Txn, id: HostId, zone: &str) -> Result<Option<SignedPlace>, Error> {
+    let Some(place) = terroir_sovereignty::ops::HostPlace::find(txn, id, zone)? else { return Ok(None) };
+    let signed = |operator: &str, site: &str, host: &str| SignedPlace {
+        operator: operator.to_owned(),
+        site: site.to_owned(),
+        host: host.to_owned(),
+    };
+    Ok((!place.signed.is_empty()).then(|| signed(&place.operator.signed, &place.site.signed, &place.signed)))
 }
 
 enum Found {
@@ -344,7 +356,8 @@ fn dependents(txn: &Txn, key: &terroir_store::Key, host: HostId) -> Result<Vec<S
     let mut sections = Vec::new();
     match key.kind() {
         "host" if key.last() == host.to_string() => sections.push("host".to_owned()),
-        "address-pool" => sections.push("host".to_owned()),
+        "host-place" if key.last() == host.to_string() => sections.push("host".to_owned()),
+        "address-pool" | "operator" | "site" => sections.push("host".to_owned()),
         kind => {
             sections.extend(terroir_block_storage::controller::dependents(key));
             sections.extend(controller::dependents(txn, key)?);

@@ -1,30 +1,46 @@
 use serde::{Deserialize, Serialize};
 use terroir_agent_api::HostFacts;
-use terroir_policy::{Operator, Site};
 use terroir_scheduler::Room;
 use terroir_store::{Key, record};
 use terroir_types::{HostId, Timestamp};
 
-/// A host as the operator wants it.
+/// A host as the operator wants it. Where it is stands in `sovereignty`: its zone is its site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
     pub id: HostId,
     /// Name of the availability zone that its site is.
     pub zone: String,
-    pub site: Site,
-    pub operator: Operator,
     pub mode: HostMode,
     pub registered_at: Timestamp,
 }
 
-record!(Host { kind: "host", version: 1 });
+record!(Host { kind: "host", version: 2, previous: HostOfVersion1 });
+
+/// It carried copies of what is now signed in records of their own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostOfVersion1 {
+    id: HostId,
+    zone: String,
+    mode: HostMode,
+    registered_at: Timestamp,
+}
+
+record!(HostOfVersion1 { kind: "host", version: 1 });
+
+impl From<HostOfVersion1> for Host {
+    fn from(before: HostOfVersion1) -> Self {
+        let HostOfVersion1 { id, zone, mode, registered_at } = before;
+        Self { id, zone, mode, registered_at }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HostMode {
     Active,
-    /// Takes nothing new.
-    Drained,
+    /// Takes nothing new; what is there goes on.
+    #[serde(alias = "drained")]
+    Cordoned,
     /// Declared lost by the operator: it will never come back, nor what was on it.
     Lost,
 }

@@ -1,43 +1,31 @@
+use std::collections::HashMap;
+use std::sync::Arc;
 use terroir_agent_api::HostFacts;
-use terroir_policy::{Operator, Policy, Site};
-use terroir_scheduler::{Candidate, Request, Room, place};
+use terroir_policy::{KeyCustody, Operator, Policy, Site};
+use terroir_resources::Tags;
+use terroir_scheduler::{Candidate, Closed, Cluster, Request, Room};
+use terroir_sovereignty::ops::{HostPlace, effective_policy};
+use terroir_sovereignty::receipt::{Event, Fact, Stay, note};
 use terroir_store::{Key, Txn};
-use terroir_types::{Error, ErrorClass, HostId, IdSource, Timestamp};
+use terroir_types::{AccountId, Error, ErrorClass, HostId, IdSource, Timestamp};
 
-use crate::model::{Host, HostCapacity, HostMode, HostStatus, host_capacity_key, host_key, host_status_key};
-
-/// What an operator says of a host that joins.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostRegistration {
-    pub zone: String,
-    pub site: Site,
-    pub operator: Operator,
-}
+use crate::model::{
+    Host, HostCapacity, HostInstance, HostMode, HostStatus, host_capacity_key, host_key, host_status_key,
+};
 
 /// Makes a host known, or known again: its place may change only while nothing runs on it.
 ///
 /// Errors: `IncorrectState` for a host that moved with instances or volumes on it.
-pub fn register_host(
-    txn: &mut Txn,
-    id: HostId,
-    registration: HostRegistration,
-    facts: HostFacts,
-    now: Timestamp,
-) -> Result<(), Error> {
+pub fn register_host(txn: &mut Txn, id: HostId, zone: &str, facts: HostFacts, now: Timestamp) -> Result<(), Error> {
     let key = host_key(id);
     let before = txn.get::<Host>(&key)?;
-    if before.as_ref().is_some_and(|host| host.zone != registration.zone) {
-        let capacity = txn.get::<HostCapacity>(&host_capacity_key(id))?;
-        if capacity.is_some_and(|capacity| capacity.reserved != Room::default()) {
-            let message = format!("The host {id} has instances or volumes and cannot move to another zone.");
-            return Err(Error::conflict("IncorrectState", message));
-        }
+    if before.as_ref().is_some_and(|host| host.zone != zone) && has_something(txn, id)? {
+        let message = format!("The host {id} has instances or volumes and cannot move to another zone.");
+        return Err(Error::conflict("IncorrectState", message));
     }
     let host = Host {
         id,
-        zone: registration.zone,
-        site: registration.site,
-        operator: registration.operator,
+        zone: zone.to_owned(),
         mode: before.as_ref().map_or(HostMode::Active, |host| host.mode),
         registered_at: before.as_ref().map_or(now, |host| host.registered_at),
     };
@@ -45,6 +33,36 @@ pub fn register_host(
         txn.put(&key, &host)?;
     }
     update_facts(txn, id, facts, None)
+}
+
+/// Whether anything is promised of the host, or still there.
+fn has_something(txn: &Txn, id: HostId) -> Result<bool, Error> {
+    let capacity = txn.get::<HostCapacity>(&host_capacity_key(id))?;
+    let promised = capacity.is_some_and(|capacity| capacity.reserved != Room::default());
+    let instances = txn.range::<HostInstance>(&Key::new(format!("host-instance/{id}")))?;
+    Ok(promised || !instances.is_empty() || txn.exists(&Key::new(format!("host-volume/{id}"))))
+}
+
+/// Forgets a host that takes nothing new and has nothing. Its agent, if it dials again, is a host that joins.
+///
+/// Errors: `InvalidHostID.NotFound`; `IncorrectState` for one that still takes work or has something.
+pub fn remove_host(txn: &mut Txn, id: HostId) -> Result<(), Error> {
+    let host = txn.get::<Host>(&host_key(id))?.ok_or_else(|| no_host(id))?;
+    if host.mode == HostMode::Active {
+        return Err(Error::conflict("IncorrectState", format!("The host {id} takes new work: cordon it first.")));
+    }
+    if has_something(txn, id)? {
+        return Err(Error::conflict("IncorrectState", format!("The host {id} has instances or volumes.")));
+    }
+    terroir_sovereignty::ops::remove_host(txn, id);
+    txn.delete(&host_key(id));
+    txn.delete(&host_status_key(id));
+    txn.delete(&host_capacity_key(id));
+    Ok(())
+}
+
+fn no_host(id: HostId) -> Error {
+    Error::not_found("InvalidHostID.NotFound", format!("The host ID '{id}' does not exist"))
 }
 
 /// Free disk space is kept in steps, so that a busy host does not write with every report.
@@ -63,9 +81,7 @@ pub fn update_facts(txn: &mut Txn, id: HostId, mut facts: HostFacts, boot_id: Op
 /// Errors: `InvalidHostID.NotFound`.
 pub fn set_host_mode(txn: &mut Txn, id: HostId, mode: HostMode) -> Result<(), Error> {
     let key = host_key(id);
-    let host = txn
-        .get::<Host>(&key)?
-        .ok_or_else(|| Error::not_found("InvalidHostID.NotFound", format!("The host ID '{id}' does not exist")))?;
+    let host = txn.get::<Host>(&key)?.ok_or_else(|| no_host(id))?;
     if host.mode == mode { Ok(()) } else { txn.put(&key, &Host { mode, ..Host::clone(&host) }) }
 }
 
@@ -73,29 +89,58 @@ fn total(facts: &HostFacts) -> Room {
     Room { vcpus: u64::from(facts.vcpus), memory_bytes: facts.memory_bytes, volume_bytes: facts.volume_bytes_total }
 }
 
-/// All hosts as placement sees them. Not tracked: what is taken is compared by [`reserve`].
-pub(crate) fn candidates(txn: &Txn) -> Result<Vec<Candidate>, Error> {
-    let mut out = Vec::new();
-    for (_, host) in txn.peek_range::<Host>(&Key::new("host"))? {
-        let Some(status) = txn.peek::<HostStatus>(&host_status_key(host.id))? else { continue };
+/// Operator and site by zone; what no operator has signed is not stated.
+#[derive(Default)]
+struct Places(HashMap<String, (Arc<Operator>, Arc<Site>)>);
+
+impl Places {
+    fn candidate(&mut self, txn: &Txn, host: &Host) -> Result<Option<Candidate>, Error> {
+        let Some(status) = txn.peek::<HostStatus>(&host_status_key(host.id))? else { return Ok(None) };
         let reserved = txn.peek::<HostCapacity>(&host_capacity_key(host.id))?.map(|c| c.reserved).unwrap_or_default();
+        let found = HostPlace::find(txn, host.id, &host.zone)?;
+        let fire_zone = found.as_ref().and_then(|found| found.fire_zone.clone());
+        let (operator, site) = match self.0.get(&host.zone) {
+            Some(known) => known.clone(),
+            None => {
+                let stated = found.map(|found| (found.operator.operator.clone(), found.site.site.clone()));
+                let unstated = || (Operator::default(), Site { id: host.zone.clone(), ..Site::default() });
+                let (operator, site) = stated.unwrap_or_else(unstated);
+                let place = (Arc::new(operator), Arc::new(site));
+                self.0.insert(host.zone.clone(), place.clone());
+                place
+            }
+        };
         let closed = match host.mode {
             HostMode::Active => None,
-            HostMode::Drained => Some("takes nothing new".to_owned()),
-            HostMode::Lost => Some("is lost".to_owned()),
+            HostMode::Cordoned => Some(Closed::Cordoned),
+            HostMode::Lost => Some(Closed::Lost),
         };
-        out.push(Candidate {
-            id: host.id,
-            name: status.facts.name.clone(),
-            zone: host.zone.clone(),
-            architecture: status.facts.architecture.clone(),
-            closed,
-            free: total(&status.facts).minus(reserved),
-            operator: host.operator.clone(),
-            site: host.site.clone(),
-        });
+        let (architecture, free) = (status.facts.architecture.clone(), total(&status.facts).minus(reserved));
+        Ok(Some(Candidate { id: host.id, architecture, closed, free, operator, site, fire_zone }))
     }
-    Ok(out)
+}
+
+/// All hosts as placement sees them. Not tracked: what is taken is compared by [`reserve`].
+pub(crate) fn cluster(txn: &Txn) -> Result<Cluster, Error> {
+    let mut places = Places::default();
+    let mut cluster = Cluster::default();
+    for (_, host) in txn.peek_range::<Host>(&Key::new("host"))? {
+        if let Some(candidate) = places.candidate(txn, &host)? {
+            cluster.put(candidate);
+        }
+    }
+    Ok(cluster)
+}
+
+/// The one host, as something sees it that is there already: that it takes nothing new does not matter.
+pub(crate) fn cluster_of(txn: &Txn, id: HostId) -> Result<Cluster, Error> {
+    let Some(host) = txn.get::<Host>(&host_key(id))? else { return Ok(Cluster::default()) };
+    let candidate = Places::default().candidate(txn, &host)?;
+    let open = |candidate: Candidate| Candidate {
+        closed: candidate.closed.filter(|closed| *closed != Closed::Cordoned),
+        ..candidate
+    };
+    Ok(candidate.into_iter().map(open).collect())
 }
 
 /// Promises room of a host; the transaction fails to commit if another one did so meanwhile.
@@ -122,16 +167,41 @@ pub(crate) fn give_back(txn: &mut Txn, id: HostId, room: Room) -> Result<(), Err
     txn.put(&key, &HostCapacity { reserved: reserved.minus(room) })
 }
 
-/// Finds and reserves the place of a volume that no instance has.
+/// Tells the receipts' log that something on a host is no more.
+pub(crate) fn note_end(
+    txn: &mut Txn,
+    account: AccountId,
+    resource: &str,
+    kind: &str,
+    host: HostId,
+    event: Event,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let zone = txn.peek::<Host>(&host_key(host))?.map(|found| found.zone.clone()).unwrap_or_default();
+    let stay = Stay { host: Some(host), site: &zone };
+    note(txn, &[Fact { account, resource, kind, event, stay, from: None, policy: "" }], now)
+}
+
+/// Finds and reserves the place of a volume that no instance has, where the account's policy and that of its tags let it
+/// be.
 ///
-/// Errors: `InsufficientVolumeCapacity` with the reasons.
-pub fn place_volume(txn: &mut Txn, zone: &str, size_bytes: u64, ids: &dyn IdSource) -> Result<HostId, Error> {
+/// Errors: `InsufficientVolumeCapacity` with the reasons; those of [`effective_policy`].
+pub fn place_volume(
+    txn: &mut Txn,
+    account: AccountId,
+    zone: &str,
+    size_bytes: u64,
+    tags: &Tags,
+    ids: &dyn IdSource,
+) -> Result<(HostId, Policy), Error> {
     let needs = Room { volume_bytes: size_bytes, ..Room::default() };
-    let request = Request { needs, zone: Some(zone), host: None, architecture: None, policy: &Policy::default() };
-    let host = place(&candidates(txn)?, &request, ids).map_err(|none| {
+    let policy = effective_policy(txn, account, tags)?;
+    let cluster = cluster(txn)?;
+    let request = Request { zone: Some(zone), ..Request::of(needs) };
+    let host = cluster.place(&request, &cluster.admit(&policy, KeyCustody::Operator), ids).map_err(|none| {
         let message = format!("There is not enough capacity to fulfil your volume request: {none}.");
         Error::new(ErrorClass::Capacity, "InsufficientVolumeCapacity", message)
     })?;
     reserve(txn, host, needs)?;
-    Ok(host)
+    Ok((host, policy))
 }

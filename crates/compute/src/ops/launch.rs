@@ -7,12 +7,14 @@ use terroir_block_storage::Assignment;
 use terroir_block_storage::model::{Attachment, Image};
 use terroir_block_storage::ops::{NewVolume, VolumeShape};
 use terroir_network::ops::InterfaceRequest;
-use terroir_policy::Policy;
+use terroir_policy::{KeyCustody, Policy};
 use terroir_resources::{Tags, add_to_count};
-use terroir_scheduler::{Request, Room, place};
+use terroir_scheduler::{Request, Room};
+use terroir_sovereignty::ops::effective_policy;
+use terroir_sovereignty::receipt::{Event, Fact, Stay, note, policy_digest};
 use terroir_types::{Error, ErrorClass, HostId, InstanceId, KeyPairId, ReservationId, ResourceId, VolumeId};
 
-use super::{COUNT_INSTANCES, COUNT_VCPUS, COUNT_VOLUMES, candidates, limits, reserve};
+use super::{COUNT_INSTANCES, COUNT_VCPUS, COUNT_VOLUMES, cluster, limits, reserve};
 use crate::catalogue::InstanceType;
 use crate::model::{
     Desired, HostInstance, Instance, MetadataChoice, UserData, UserDataRef, host_instance_key, instance_key,
@@ -71,10 +73,11 @@ impl Launch {
 
 /// Launches as many instances as there is room for, at least `min_count`, at most `max_count`; all in one zone.
 ///
-/// Errors: `InsufficientInstanceCapacity` with the reasons; `InstanceLimitExceeded`, `VcpuLimitExceeded`,
+/// Errors: `InsufficientInstanceCapacity` with the reasons; those of [`effective_policy`]; `InstanceLimitExceeded`, `VcpuLimitExceeded`,
 /// `VolumeLimitExceeded`; those of interfaces.
 pub fn launch(cx: &mut Context<'_>, launch: &Launch) -> Result<Vec<Instance>, Error> {
-    let (zone, hosts) = choose_hosts(cx, launch)?;
+    let policy = policy(cx, launch)?;
+    let (zone, hosts) = choose_hosts(cx, launch, &policy)?;
     count(cx, launch, hosts.len())?;
     let mut per_host: BTreeMap<HostId, u64> = BTreeMap::new();
     for host in &hosts {
@@ -95,30 +98,50 @@ pub fn launch(cx: &mut Context<'_>, launch: &Launch) -> Result<Vec<Instance>, Er
     for (index, host) in (0..).zip(hosts) {
         instances.push(one(cx, launch, &zone, host, reservation, index, user_data.clone())?);
     }
+    note_placed(cx, &instances, &policy)?;
     Ok(instances)
 }
 
+/// Tells the receipts' log of the instances and of their volumes.
+fn note_placed(cx: &mut Context<'_>, instances: &[Instance], policy: &Policy) -> Result<(), Error> {
+    let digest = policy_digest(policy);
+    let mut named = Vec::new();
+    for instance in instances {
+        let stay = Stay { host: instance.host(), site: &instance.zone };
+        named.push((instance.id.to_string(), "instance", stay));
+        named.extend(instance.volumes.iter().map(|volume| (volume.to_string(), "volume", stay)));
+    }
+    let mut facts = Vec::with_capacity(named.len());
+    for (resource, kind, stay) in &named {
+        let (account, event, from) = (cx.caller.account, Event::Placed, None);
+        facts.push(Fact { account, resource, kind, event, stay: *stay, from, policy: &digest });
+    }
+    note(cx.txn, &facts, cx.now)
+}
+
+/// What holds for the instances and for their volumes, which are where they are.
+fn policy(cx: &Context<'_>, launch: &Launch) -> Result<Policy, Error> {
+    let account = cx.caller.account;
+    let of_instance = effective_policy(cx.txn, account, &launch.instance_tags)?;
+    Ok(of_instance.and(&effective_policy(cx.txn, account, &launch.volume_tags)?))
+}
+
 /// Places one instance after the other on what the ones before left free.
-fn choose_hosts(cx: &Context<'_>, launch: &Launch) -> Result<(String, Vec<HostId>), Error> {
-    let mut hosts = candidates(cx.txn)?;
+fn choose_hosts(cx: &Context<'_>, launch: &Launch, policy: &Policy) -> Result<(String, Vec<HostId>), Error> {
+    let mut cluster = cluster(cx.txn)?;
     let needs = launch.needs();
-    let policy = Policy::default();
+    let admission = cluster.admit(policy, KeyCustody::Operator);
     let mut zone = launch.zone.clone();
     let mut chosen = Vec::new();
     while chosen.len() < launch.max_count as usize {
-        let request = Request {
-            needs,
-            zone: zone.as_deref(),
-            host: None,
-            architecture: Some(&launch.image.architecture),
-            policy: &policy,
-        };
-        match place(&hosts, &request, cx.ids) {
+        let request =
+            Request { zone: zone.as_deref(), architecture: Some(&launch.image.architecture), ..Request::of(needs) };
+        match cluster.place(&request, &admission, cx.ids) {
             Ok(id) => {
                 chosen.push(id);
-                for host in hosts.iter_mut().filter(|host| host.id == id) {
-                    host.free = host.free.minus(needs);
-                    zone.get_or_insert_with(|| host.zone.clone());
+                cluster.take(id, needs);
+                if zone.is_none() {
+                    zone = cluster.place_of(id).map(|place| place.site.id.clone());
                 }
             }
             Err(none) if chosen.len() < launch.min_count as usize => {

@@ -2,6 +2,7 @@
 
 use terroir_block_storage::model::HostVolume;
 use terroir_block_storage::ops::VolumeOutcome;
+use terroir_sovereignty::receipt::Event;
 use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, HostId, InstanceId, Timestamp};
 
@@ -32,7 +33,7 @@ pub fn settle_lost(txn: &mut Txn, now: Timestamp) -> Result<Settled, Error> {
             continue;
         }
         instances(txn, host.id, now, &mut settled)?;
-        volumes(txn, host.id, &mut settled)?;
+        volumes(txn, host.id, now, &mut settled)?;
     }
     Ok(settled)
 }
@@ -77,7 +78,7 @@ fn instance(txn: &mut Txn, host: HostId, account: AccountId, id: InstanceId, now
         Desired::Terminated => {
             gone(txn, &mut instance, now)?;
             terroir_network::ops::forget_interfaces_of(txn, id)?;
-            finish_termination(txn, &mut instance, now)?;
+            finish_termination(txn, &mut instance, Event::Lost, now)?;
         }
         Desired::Running => {
             instance.desired = Desired::Stopped;
@@ -92,7 +93,7 @@ fn instance(txn: &mut Txn, host: HostId, account: AccountId, id: InstanceId, now
     Ok(was_paid_for || instance != *before)
 }
 
-fn volumes(txn: &mut Txn, host: HostId, settled: &mut Settled) -> Result<(), Error> {
+fn volumes(txn: &mut Txn, host: HostId, now: Timestamp, settled: &mut Settled) -> Result<(), Error> {
     for (key, _) in txn.peek_range::<HostVolume>(&Key::new(format!("host-volume/{host}")))? {
         if settled.is_full() {
             return Ok(());
@@ -100,7 +101,7 @@ fn volumes(txn: &mut Txn, host: HostId, settled: &mut Settled) -> Result<(), Err
         let outcome = terroir_block_storage::ops::host_lost(txn, host, key.last().parse()?)?;
         if outcome != VolumeOutcome::Ignored {
             settled.volumes += 1;
-            apply_volume_outcome(txn, host, outcome)?;
+            apply_volume_outcome(txn, host, outcome, Event::Lost, now)?;
         }
     }
     Ok(())

@@ -1,12 +1,15 @@
 use terroir_action::Context;
+use terroir_policy::KeyCustody;
 use terroir_resources::add_to_count;
-use terroir_scheduler::{Request, Room, place};
+use terroir_scheduler::{Request, Room};
+use terroir_sovereignty::ops::effective_policy;
+use terroir_sovereignty::receipt::Event;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error, ErrorClass, HostId, InstanceId, ResourceId, Timestamp};
 
 use super::launch::vcpu_limit;
-use super::{COUNT_INSTANCES, COUNT_VCPUS, candidates, find_instance, give_back, limits, reserve, uncount};
-use crate::model::{Desired, Host, HostMode, Instance, Reason, Why, host_instance_key, host_key, instance_key};
+use super::{COUNT_INSTANCES, COUNT_VCPUS, cluster_of, find_instance, give_back, limits, note_end, reserve, uncount};
+use crate::model::{Desired, Instance, Reason, Why, host_instance_key, instance_key};
 use crate::state::{HostKnowledge, InstanceState, host_knowledge, state_of};
 
 /// An instance's state before and after a command.
@@ -94,15 +97,12 @@ fn take_capacity(cx: &mut Context<'_>, instance: &mut Instance, host: HostId) ->
         return Ok(());
     }
     let needs = running_room(instance);
-    // Its disks are there, so no other host will do; a drained host still starts what it has.
-    let request =
-        Request { needs, zone: None, host: Some(host), architecture: None, policy: &terroir_policy::Policy::default() };
-    let mut hosts = candidates(cx.txn)?;
-    hosts.retain(|candidate| candidate.id == host);
-    if cx.txn.get::<Host>(&host_key(host))?.is_some_and(|host| host.mode == HostMode::Drained) {
-        hosts.iter_mut().for_each(|candidate| candidate.closed = None);
-    }
-    place(&hosts, &request, cx.ids).map_err(|none| {
+    // Its disks are there, so no other host will do; a cordoned host still starts what it has.
+    let cluster = cluster_of(cx.txn, host)?;
+    let tags = terroir_resources::tags(cx.txn, instance.account, &instance.id.to_string())?;
+    let policy = effective_policy(cx.txn, instance.account, &tags)?;
+    let request = Request { host: Some(host), ..Request::of(needs) };
+    cluster.place(&request, &cluster.admit(&policy, KeyCustody::Operator), cx.ids).map_err(|none| {
         let message = format!("There is not enough capacity to start {}: {none}.", instance.id);
         Error::new(ErrorClass::Capacity, "InsufficientInstanceCapacity", message)
     })?;
@@ -127,12 +127,19 @@ pub(crate) fn drop_capacity(txn: &mut Txn, instance: &mut Instance) -> Result<()
     }
 }
 
-/// Makes an instance terminated if the last of its interfaces has left; repeating it changes nothing. Its guest is gone.
-pub(crate) fn finish_termination(txn: &mut Txn, instance: &mut Instance, now: Timestamp) -> Result<(), Error> {
+/// Makes an instance terminated if the last of its interfaces has left; repeating it changes nothing. Its guest is gone;
+/// `ended`: what became of what its host kept of it.
+pub(crate) fn finish_termination(
+    txn: &mut Txn,
+    instance: &mut Instance,
+    ended: Event,
+    now: Timestamp,
+) -> Result<(), Error> {
     let Some(host) = instance.host() else { return Ok(()) };
     if terroir_network::ops::has_interfaces(txn, instance.id) {
         return Ok(());
     }
+    note_end(txn, instance.account, &instance.id.to_string(), "instance", host, ended, now)?;
     uncount(txn, instance.account, COUNT_INSTANCES, 1)?;
     txn.delete(&host_instance_key(host, instance.id));
     instance.assignment.ended();

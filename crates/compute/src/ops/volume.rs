@@ -4,6 +4,7 @@ use terroir_action::Context;
 use terroir_block_storage::model::{Attachment, Volume};
 use terroir_block_storage::ops::{self as block, NewVolume, VolumeShape};
 use terroir_resources::{Tags, add_to_count};
+use terroir_sovereignty::receipt::{Event, Fact, Stay, note, policy_digest};
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error, ErrorClass, InstanceId, Timestamp, VolumeId};
 
@@ -17,13 +18,25 @@ const SLOTS: u8 = 16;
 
 /// Makes a volume in a zone, on a host with room for it.
 ///
-/// Errors: `VolumeLimitExceeded`; `InsufficientVolumeCapacity`.
+/// Errors: `VolumeLimitExceeded`; those of [`place_volume`].
 pub fn create_volume(cx: &mut Context<'_>, zone: &str, shape: &VolumeShape, tags: Tags) -> Result<Volume, Error> {
     let account = cx.caller.account;
     let limit = limits(cx.txn, account)?.volumes;
     add_to_count(cx.txn, account, COUNT_VOLUMES, 1, limit, || super::launch::volume_limit(limit))?;
-    let host = place_volume(cx.txn, zone, shape.size_bytes, cx.ids)?;
-    block::create_volume(cx.txn, cx.ids, account, cx.now, NewVolume { host, zone, shape, attached: None, tags })
+    let (host, policy) = place_volume(cx.txn, account, zone, shape.size_bytes, &tags, cx.ids)?;
+    let new = NewVolume { host, zone, shape, attached: None, tags };
+    let volume = block::create_volume(cx.txn, cx.ids, account, cx.now, new)?;
+    let fact = Fact {
+        account,
+        resource: &volume.id.to_string(),
+        kind: "volume",
+        event: Event::Placed,
+        stay: Stay { host: Some(host), site: zone },
+        from: None,
+        policy: &policy_digest(&policy),
+    };
+    note(cx.txn, &[fact], cx.now)?;
+    Ok(volume)
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

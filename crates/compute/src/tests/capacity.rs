@@ -16,7 +16,7 @@ async fn a_full_host_says_what_it_lacks() {
     let too_large = ec2::RunInstancesRequest { instance_type: Some("m5.2xlarge".to_owned()), ..world.run(1) };
     let error = world.call::<RunInstances>(too_large).await.unwrap_err();
     assert_eq!((error.code(), error.class()), ("InsufficientInstanceCapacity", terroir_types::ErrorClass::Capacity));
-    for words in ["host box has 4 of 8 vCPUs free", "1 GiB of 32 GiB memory free"] {
+    for words in ["1 host: 1 full (at most 4 of 8 vCPUs", "1 GiB of 32 GiB memory"] {
         assert!(error.message().contains(words), "{error}");
     }
     assert!(world.kinds().await.is_empty());
@@ -27,9 +27,9 @@ async fn a_full_host_says_what_it_lacks() {
 }
 
 #[tokio::test]
-async fn drained_and_lost_hosts_take_nothing_new() {
+async fn cordoned_and_lost_hosts_take_nothing_new() {
     let world = World::new(SMALL).await;
-    for (mode, words) in [(HostMode::Drained, "takes nothing new"), (HostMode::Lost, "is lost")] {
+    for (mode, words) in [(HostMode::Cordoned, "1 host: 1 cordoned"), (HostMode::Lost, "1 host: 1 lost")] {
         world.with_context(|cx| ops::set_host_mode(cx.txn, world.host, mode)).await.unwrap();
         let error = world.call::<RunInstances>(world.run(1)).await.unwrap_err();
         assert_eq!(error.code(), "InsufficientInstanceCapacity");

@@ -65,12 +65,7 @@ async fn with_a_second_host(cloud: &Cloud) {
     use terroir_types::ResourceId;
     let id = terroir_types::HostId::generate(&*cloud.world.ids);
     let register = |cx: &mut terroir_action::Context<'_>| {
-        let registration = ops::HostRegistration {
-            zone: ZONE.to_owned(),
-            site: terroir_policy::Site { name: ZONE.to_owned(), country: "FR".to_owned() },
-            operator: terroir_policy::Operator::default(),
-        };
-        ops::register_host(cx.txn, id, registration, crate::testing::facts(ROOMY), cx.now)
+        ops::register_host(cx.txn, id, ZONE, crate::testing::facts(ROOMY), cx.now)
     };
     cloud.world.with_context(register).await.unwrap();
 }

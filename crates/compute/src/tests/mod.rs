@@ -7,6 +7,7 @@ mod histories;
 mod launch;
 mod lifecycle;
 mod lost;
+mod sovereignty;
 mod stale_reports;
 mod volumes;
 

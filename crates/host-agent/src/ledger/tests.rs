@@ -5,7 +5,8 @@ use terroir_types::{ResourceId, SeededRandom};
 
 fn volume(n: u64) -> Entry {
     let id = VolumeId::generate(&SeededRandom::new(n));
-    let section = VolumeSection { id, epoch: n, desired: Desired::Present, size_bytes: n << 20, source: None };
+    let section =
+        VolumeSection { id, epoch: n, desired: Desired::Present, size_bytes: n << 20, source: None, demand: None };
     Entry::Section(format!("volume/{id}"), Some(Section::Volume(section)))
 }
 

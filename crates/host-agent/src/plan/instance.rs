@@ -3,7 +3,7 @@
 use terroir_agent_api::{EndCause, InstanceSection, InterfacePhase, PowerState};
 use terroir_types::{InstanceId, VolumeId};
 
-use super::status::{interface_status, start_failed};
+use super::status::{interface_status, refusal, start_failed};
 use super::{InterfaceOrder, Op, Planner, Readiness, RecordChange, StartOrder, is_wanted};
 use crate::observed::{GuestObservation, GuestProcess, GuestStatus, MonitorState};
 use crate::record::{InstanceRecord, RunPhase, RunRecord};
@@ -241,6 +241,10 @@ impl<'a> Planner<'a> {
 
     /// Starts the guest if all that it needs is there; asks for what is not.
     fn start(&mut self, section: &'a InstanceSection, record: Option<&InstanceRecord>) {
+        if let Some(rule) = refusal(section.demand.as_ref(), self.observed) {
+            let change = RecordChange::Ended { run_id: section.run_id, cause: EndCause::Refused { rule } };
+            return self.record(section.id, change);
+        }
         let mut readiness = Vec::new();
         let mut volumes = Vec::new();
         for attachment in &section.volumes {

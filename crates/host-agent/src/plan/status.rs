@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use terroir_agent_api::{
-    Desired, EndCause, HostSpec, InstancePhase, InstanceSection, InterfacePhase, InterfaceSection, PowerState,
+    Demand, Desired, EndCause, HostSpec, InstancePhase, InstanceSection, InterfacePhase, InterfaceSection, PowerState,
     VolumePhase, VolumeSection,
 };
 use terroir_types::{InstanceId, RunId, VolumeId};
@@ -72,6 +72,15 @@ fn attached(observed: &Observed, id: InstanceId, section: Option<&InstanceSectio
     }
 }
 
+/// Why this host must not carry out an order; none: it may. A host that does not know where it is fulfils no demand.
+pub(super) fn refusal(demand: Option<&Demand>, observed: &Observed) -> Option<String> {
+    let demand = demand?;
+    match &observed.place {
+        Some(place) => place.refuses(demand),
+        None => Some("there is a policy, and no operator has signed where this host is".to_owned()),
+    }
+}
+
 /// What keeps a wanted volume from being made, if trying again will not help by itself.
 pub(super) fn volume_obstacle(section: &VolumeSection, observed: &Observed) -> Option<String> {
     let failure = observed.volumes.get(&section.id).and_then(|v| v.failure.as_ref());
@@ -96,9 +105,12 @@ pub fn volume_status(section: &VolumeSection, observed: &Observed) -> VolumePhas
     match (section.desired, file) {
         (Desired::Deleted, None) => VolumePhase::Deleted,
         (_, Some(_)) => VolumePhase::Ready,
-        (Desired::Present, None) => match volume_obstacle(section, observed) {
-            Some(detail) => VolumePhase::Failed { detail },
-            None => VolumePhase::Creating,
+        (Desired::Present, None) => match refusal(section.demand.as_ref(), observed) {
+            Some(rule) => VolumePhase::Refused { rule },
+            None => match volume_obstacle(section, observed) {
+                Some(detail) => VolumePhase::Failed { detail },
+                None => VolumePhase::Creating,
+            },
         },
     }
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::observed::*;
+use crate::own_place::OwnPlace;
 use crate::record::*;
 use terroir_agent_api::*;
+use terroir_policy::{Operator, Policy, Site};
 use terroir_types::{ResourceId, SeededRandom};
 
 const NOW: Timestamp = Timestamp::from_secs(1_000_000);
@@ -40,6 +42,7 @@ impl World {
             desired: Desired::Present,
             size_bytes: 100,
             source: Some(blob("image")),
+            demand: None,
         };
         let section = InstanceSection { run_id: 3, ..instance_section(instance, &[root], &[interface]) };
         let mut spec = HostSpec::new();
@@ -174,6 +177,7 @@ pub(crate) fn instance_section(id: InstanceId, volumes: &[VolumeId], interfaces:
             .map(|(device_index, interface)| InterfaceAttachmentSpec { interface: *interface, device_index })
             .collect(),
         metadata: metadata(),
+        demand: None,
     }
 }
 
@@ -193,6 +197,7 @@ pub(crate) fn host() -> Section {
         dns_upstreams: vec![],
         egress_deny: vec![],
         public_pools: vec![],
+        place: None,
     })
 }
 
@@ -239,6 +244,7 @@ fn short(op: &Op) -> String {
         Op::Record { change: RecordChange::Ended { run_id, cause }, .. } => match cause {
             EndCause::HypervisorDied { detail } => format!("ended {run_id} died: {detail}"),
             EndCause::StartFailed { detail } => format!("ended {run_id} start failed: {detail}"),
+            EndCause::Refused { rule } => format!("ended {run_id} refused: {rule}"),
             other => format!("ended {run_id} {other:?}"),
         },
         Op::Record { change: RecordChange::StopPressed, .. } => "note stop".to_owned(),
@@ -343,6 +349,59 @@ fn starting() {
         &w().change(|w| w.section().volumes.clear()),
         "ended 3 start failed: no volume to boot from",
     );
+}
+
+/// R1: what contradicts the place that its own operator signed is not carried out, whoever ordered it.
+#[test]
+fn refusing() {
+    let own = || OwnPlace {
+        operator: Operator {
+            id: "own.example".to_owned(),
+            parent_country: Some("US".to_owned()),
+            ..Operator::default()
+        },
+        site: Site { id: "ra".to_owned(), country: Some("FR".to_owned()), ..Site::default() },
+        fire_zone: None,
+    };
+    let demand = |site: &str, policy: &str| Demand {
+        operator: "own.example".to_owned(),
+        site: site.to_owned(),
+        policy: Policy::parse(policy).unwrap(),
+    };
+    let excluding_us = r#"{"parents":{"deny":["US"]}}"#;
+    let ordered = |demand: Demand| {
+        World::new().change(|w| {
+            w.observed.place = Some(own());
+            w.section().demand = Some(demand);
+        })
+    };
+    let start = "start 3 on any machine with 1 disks, 1 nics";
+    check("it may be here", &ordered(demand("ra", r#"{"countries":{"allow":["FR"]}}"#)), start);
+    let rule = "the policy denies the country of the operator's parent 'US'";
+    check("it may not", &ordered(demand("ra", excluding_us)), &format!("ended 3 refused: {rule}"));
+    let forged = "the order is for the site 'rb' of 'own.example', and this host is at 'ra' of 'own.example'";
+    check("the order names another place", &ordered(demand("rb", "{}")), &format!("ended 3 refused: {forged}"));
+    let unsigned = "there is a policy, and no operator has signed where this host is";
+    let lost = ordered(demand("ra", excluding_us)).change(|w| w.observed.place = None);
+    check("nobody signed where the host is", &lost, &format!("ended 3 refused: {unsigned}"));
+    let running = World::new().running().change(|w| {
+        w.observed.place = Some(own());
+        w.section().demand = Some(demand("ra", excluding_us));
+    });
+    check("what runs goes on", &running, "");
+
+    let volume = World::new().change(|w| {
+        w.observed.place = Some(own());
+        w.observed.volumes.clear();
+        w.volume().demand = Some(demand("ra", excluding_us));
+    });
+    check(
+        "no disk is made, and no guest waits for it",
+        &volume,
+        &format!("ended 3 start failed: volume {}: {rule}", volume.root),
+    );
+    let section = super::volume_section(&volume.spec, volume.root).unwrap();
+    assert_eq!(volume_status(section, &volume.observed), VolumePhase::Refused { rule: rule.to_owned() });
 }
 
 #[test]
@@ -455,8 +514,14 @@ fn while_it_runs() {
     let with_extra = || {
         w().change(|w| {
             w.section().volumes.push(attachment(extra, 5));
-            let section =
-                VolumeSection { id: extra, epoch: 1, desired: Desired::Present, size_bytes: 50, source: None };
+            let section = VolumeSection {
+                id: extra,
+                epoch: 1,
+                desired: Desired::Present,
+                size_bytes: 50,
+                source: None,
+                demand: None,
+            };
             w.spec.insert(format!("volume/{extra}"), Section::Volume(section));
             w.observed.volumes.insert(extra, on_disk(50));
         })

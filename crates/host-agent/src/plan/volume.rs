@@ -1,5 +1,6 @@
 use terroir_agent_api::VolumeSection;
 
+use super::status::refusal;
 use super::{Op, Planner, Readiness, is_wanted};
 use crate::observed::VolumeObservation;
 
@@ -14,6 +15,8 @@ impl Planner<'_> {
             Some(file) if file.size_bytes < section.size_bytes && !self.is_held(section.id) && self.may_try(seen) => {
                 self.push(Op::GrowVolume { volume: section.id, size_bytes: section.size_bytes });
             }
+            // What must not be here is not made; what is here stays until it is told to go.
+            None if is_wanted(section.desired) && refusal(section.demand.as_ref(), self.observed).is_some() => {}
             None if is_wanted(section.desired) && self.may_try(seen) && self.observed.space.takes_more() => {
                 let source = section.source.clone();
                 if source.as_ref().is_none_or(|blob| matches!(self.blob(blob), Readiness::Ready)) {
@@ -42,6 +45,9 @@ impl Planner<'_> {
         let seen = self.observed.volumes.get(&id);
         if seen.is_some_and(|v| v.file.is_some()) {
             return Readiness::Ready;
+        }
+        if let Some(rule) = refusal(section.demand.as_ref(), self.observed) {
+            return Readiness::Hopeless(format!("volume {id}: {rule}"));
         }
         match super::status::volume_obstacle(section, self.observed) {
             Some(detail) => Readiness::Hopeless(format!("volume {id}: {detail}")),

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use terroir_agent_api::{CrossingError, InterfacePhase, PowerState, RoleCredentials, Section, SpecPage, VolumePhase};
+use terroir_agent_api::{
+    CrossingError, HostSection, InterfacePhase, PowerState, RoleCredentials, Section, SignedPlace, SpecPage,
+    VolumePhase,
+};
 use terroir_types::{InstanceId, Timestamp};
 
 use super::index::{object_key, object_key_of_name};
@@ -46,6 +49,9 @@ impl Reconciler {
     /// Called before the section's change is committed: `old` is still in the ledger.
     pub(super) fn section_changes(&mut self, entry: &Entry) {
         let Entry::Section(name, new) = entry else { return };
+        if let Some(Section::Host(HostSection { place: Some(place), .. })) = new {
+            self.take_place(place);
+        }
         if let Some(old) = self.ledger.contents().spec.get(name) {
             self.dependants.remove(old);
         }
@@ -65,6 +71,15 @@ impl Reconciler {
             self.network_dirty = true;
         }
         self.credentials_due |= matches!(key, Some(ObjectKey::Instance(_)));
+    }
+
+    /// What the control plane passes on of the operator's statements about this host.
+    fn take_place(&mut self, place: &SignedPlace) {
+        self.place_problem = self.own_place.take(place).err().map(|error| {
+            tracing::error!(error, "what is said about this host's place does not count");
+            format!("what the control plane says about this host's place does not count: {error}")
+        });
+        self.observed.place = self.own_place.place();
     }
 
     pub(super) fn simulate_network_of_spec(&mut self) {

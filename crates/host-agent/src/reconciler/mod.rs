@@ -24,6 +24,7 @@ use crate::hypervisor::{Applied, Hypervisor, HypervisorError};
 use crate::ledger::{Entry, Ledger};
 use crate::network_round::{NetworkJob, NetworkReport};
 use crate::observed::{InterfaceObservation, ObjectKey, Observed};
+use crate::own_place::OwnPlaceFile;
 use crate::plan::{Deadlines, Op};
 use crate::reports::Outbox;
 use crate::{AgentError, AgentOptions};
@@ -78,6 +79,8 @@ pub(crate) struct Reconciler {
     pages: Vec<(SpecPage, tokio::sync::oneshot::Sender<()>)>,
     /// A full spec was accepted since the start.
     caught_up: bool,
+    own_place: OwnPlaceFile,
+    place_problem: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -115,6 +118,7 @@ pub(crate) struct Parts {
     /// `None`: networks are simulated.
     pub(crate) network_jobs: Option<watch::Sender<Option<NetworkJob>>>,
     pub(crate) credentials: BTreeMap<InstanceId, RoleCredentials>,
+    pub(crate) own_place: OwnPlaceFile,
 }
 
 impl Reconciler {
@@ -128,6 +132,7 @@ impl Reconciler {
             boot_id: parts.boot_id.clone(),
             space: parts.storage.space(),
             records: contents.instances.clone(),
+            place: parts.own_place.place(),
             ..Observed::default()
         };
         let outbox = Outbox::new(parts.options.host, parts.boot_id);
@@ -164,6 +169,8 @@ impl Reconciler {
             credentials_due: true,
             pages: Vec::new(),
             caught_up: false,
+            own_place: parts.own_place,
+            place_problem: None,
         };
         reconciler.simulate_network_of_spec();
         reconciler

@@ -361,6 +361,7 @@ impl Reconciler {
         }
         let mut problems = self.network_problems.clone();
         problems.extend(self.orphans.iter().cloned());
+        problems.extend(self.place_problem.iter().cloned());
         problems.extend(self.paused.values().map(|pause| pause.detail.clone()).take(20));
         if !self.observed.space.takes_more() {
             problems

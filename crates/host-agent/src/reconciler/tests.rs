@@ -14,6 +14,7 @@ use crate::bell::Bell;
 use crate::hypervisor::{Applied, Hypervisor, HypervisorError};
 use crate::ledger::Ledger;
 use crate::observed::{GuestObservation, InterfaceObservation};
+use crate::own_place::OwnPlaceFile;
 use crate::plan::Op;
 use crate::plan::tests::{host, instance_section};
 use crate::record::{InstanceRecord, ProcessId, RunPhase, RunRecord};
@@ -139,6 +140,7 @@ impl World {
         let plane = Arc::new(Plane::default());
         let (events, receiver) = mpsc::channel(64);
         let (job_sender, jobs) = networks.then(|| tokio::sync::watch::channel(None)).unzip();
+        let own_place = OwnPlaceFile::open(dir.path(), options.host).unwrap();
         let reconciler = Reconciler::new(Parts {
             options: Arc::new(options),
             control: Arc::clone(&plane) as Arc<dyn ControlPlane>,
@@ -151,6 +153,7 @@ impl World {
             events: events.clone(),
             network_jobs: job_sender,
             credentials: Default::default(),
+            own_place,
         });
         let running = tokio::task::spawn_local(async move {
             reconciler.run(receiver, std::future::pending()).await.unwrap();
@@ -181,7 +184,14 @@ impl World {
 }
 
 fn volume(id: VolumeId, epoch: Epoch) -> Section {
-    Section::Volume(VolumeSection { id, epoch, desired: Desired::Present, size_bytes: 1 << 30, source: None })
+    Section::Volume(VolumeSection {
+        id,
+        epoch,
+        desired: Desired::Present,
+        size_bytes: 1 << 30,
+        source: None,
+        demand: None,
+    })
 }
 
 fn instance(id: InstanceId, volumes: &[VolumeId], interfaces: &[InterfaceId]) -> Section {

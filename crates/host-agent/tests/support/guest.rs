@@ -112,11 +112,12 @@ pub fn host_section() -> Section {
         dns_upstreams: vec![],
         egress_deny: vec![],
         public_pools: vec![],
+        place: None,
     })
 }
 
 pub fn volume(id: VolumeId, size_bytes: u64, source: Option<BlobRef>) -> VolumeSection {
-    VolumeSection { id, epoch: 1, desired: Desired::Present, size_bytes, source }
+    VolumeSection { id, epoch: 1, desired: Desired::Present, size_bytes, source, demand: None }
 }
 
 pub fn attachment(volume: VolumeId, slot: u8) -> VolumeAttachmentSpec {

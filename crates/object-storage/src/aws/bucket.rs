@@ -69,9 +69,9 @@ impl S3Api {
         request: S3Request<DeleteBucketInput>,
     ) -> S3Result<S3Response<DeleteBucketOutput>> {
         let bucket = request.bucket()?;
-        let (id, name) = (bucket.id, bucket.name());
+        let (id, name, now) = (bucket.id, bucket.name(), self.clock().now());
         self.backend().close_bucket(id).await.map_err(from_backend)?;
-        let deleted = self.iam().store().transact(&[], |txn| ops::delete_bucket(txn, name, id)).await;
+        let deleted = self.iam().store().transact(&[], |txn| ops::delete_bucket(txn, name, id, now)).await;
         match deleted {
             Ok((deleted, _)) => {
                 self.backend().settle_bucket(id, true).await.map_err(from_backend)?;

@@ -1,4 +1,4 @@
-//! Quotas before writes.
+//! Quotas and sovereignty policies before writes.
 
 use s3s::{S3Error, S3Result};
 
@@ -9,15 +9,19 @@ use crate::model::Bucket;
 use crate::quota::{self, Quota};
 use crate::{ops, settings};
 
+const ACCESS_DENIED: &str = "AccessDenied";
+
 impl S3Api {
     /// How many bytes, and at most [`MAX_PUT_SIZE`], a write may have. `size`: how many it has, where that is known;
     /// `more_objects`: how many it adds.
     ///
     /// # Errors
-    /// `QuotaExceeded`.
+    /// `QuotaExceeded`; `AccessDenied` where the sovereignty policy of the bucket's account forbids the store.
     pub(super) async fn room(&self, bucket: &Bucket, size: Option<u64>, more_objects: u64) -> S3Result<u64> {
         // At least as new as what the access hook has read.
         let txn = self.iam().store().stale();
+        let tags = terroir_resources::Tags::new();
+        terroir_sovereignty::ops::check_store(&txn, bucket.account, &tags, ACCESS_DENIED).map_err(from_domain)?;
         let of_bucket = settings::peek::<Quota>(&txn, bucket.id).map_err(from_domain)?.unwrap_or_default();
         let of_account = quota::of_account(&txn, bucket.account).map_err(from_domain)?;
         let mut room = MAX_PUT_SIZE;

@@ -141,6 +141,7 @@ impl World {
             dns_upstreams: Vec::new(),
             egress_deny: vec![format!("{INFRASTRUCTURE}/32").parse().unwrap()],
             public_pools: vec!["198.51.100.0/24".parse().unwrap()],
+            place: None,
         }));
         world
     }
