@@ -97,6 +97,9 @@ def test_a_refusal_names_the_rule_for_instances_and_volumes(own, tenant, image):
         policy(own, tenant, document)
         refused(NO_PLACE, launch, tenant, image, contains=words)
         refused("InsufficientVolumeCapacity", tenant["ec2"].create_volume, contains=words, **volume)
+    keys = {"key": tenant["access_key_id"], "secret": tenant["secret_access_key"]}
+    said = own.aws("ec2", "run-instances", "--image-id", image, "--instance-type", "t3.nano", check=False, **keys).stderr
+    assert f"({NO_PLACE})" in said and "1 host: 1 forbidden: the policy wants keys held by the customer" in said
     policy(own, tenant, {"countries": {"allow": ["EU"]}})
     launch(tenant, image)
     tenant["ec2"].create_volume(**volume)

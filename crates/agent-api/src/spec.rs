@@ -206,7 +206,7 @@ pub struct VolumeSection {
     pub source: Option<BlobRef>,
     /// None: its account demands nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub demand: Option<Demand>,
+    pub demand: Option<Box<Demand>>,
 }
 
 /// Immutable bytes that the control plane can hand out (disk image, kernel, initrd, user data).
@@ -255,7 +255,7 @@ pub struct InstanceSection {
     pub metadata: InstanceMetadata,
     /// None: its account demands nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub demand: Option<Demand>,
+    pub demand: Option<Box<Demand>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -44,7 +44,7 @@ pub fn render(txn: &Txn, section: &str, host: HostId) -> Result<Option<Section>,
 
 /// What a host is told of the policy that something is under; none if there is nothing to obey. `resources`: those whose
 /// tags count.
-pub fn demand(txn: &Txn, account: AccountId, resources: &[&str], zone: &str) -> Result<Option<Demand>, Error> {
+pub fn demand(txn: &Txn, account: AccountId, resources: &[&str], zone: &str) -> Result<Option<Box<Demand>>, Error> {
     let mut policy = Policy::default();
     for resource in resources {
         let tags = terroir_resources::tags(txn, account, resource)?;
@@ -54,7 +54,7 @@ pub fn demand(txn: &Txn, account: AccountId, resources: &[&str], zone: &str) -> 
         return Ok(None);
     }
     let operator = terroir_sovereignty::ops::zone_place(txn, zone)?.map(|(operator, _)| operator.operator.id.clone());
-    Ok(Some(Demand { operator: operator.unwrap_or_default(), site: zone.to_owned(), policy }))
+    Ok(Some(Box::new(Demand { operator: operator.unwrap_or_default(), site: zone.to_owned(), policy })))
 }
 
 fn source(txn: &Txn, volume: &Volume) -> Result<Option<BlobRef>, Error> {

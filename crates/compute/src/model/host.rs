@@ -73,3 +73,45 @@ pub fn host_status_key(id: HostId) -> Key {
 pub fn host_capacity_key(id: HostId) -> Key {
     Key::new(format!("host-capacity/{id}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use terroir_store::{Record, StoredForm};
+    use terroir_types::{ResourceId, SeededRandom};
+
+    /// As it was written before what operators sign had records of its own.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct AsWritten {
+        id: HostId,
+        zone: String,
+        site: (String, String),
+        operator: String,
+        mode: String,
+        registered_at: Timestamp,
+    }
+
+    record!(AsWritten { kind: "host", version: 1 });
+
+    #[test]
+    fn hosts_of_version_1_are_read() {
+        let id = HostId::generate(&SeededRandom::new(1));
+        for (mode, expected) in
+            [("active", HostMode::Active), ("drained", HostMode::Cordoned), ("lost", HostMode::Lost)]
+        {
+            let before = AsWritten {
+                id,
+                zone: "eu-local-1a".to_owned(),
+                site: ("eu-local-1a".to_owned(), "FR".to_owned()),
+                operator: "local".to_owned(),
+                mode: mode.to_owned(),
+                registered_at: Timestamp::from_secs(7),
+            };
+            let form = StoredForm::of(&before).unwrap();
+            let host = Host::migrate(form.version, &form.clear, &form.tenant).unwrap();
+            let now =
+                Host { id, zone: "eu-local-1a".to_owned(), mode: expected, registered_at: Timestamp::from_secs(7) };
+            assert_eq!(host, now, "{mode}");
+        }
+    }
+}

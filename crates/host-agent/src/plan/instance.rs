@@ -241,7 +241,7 @@ impl<'a> Planner<'a> {
 
     /// Starts the guest if all that it needs is there; asks for what is not.
     fn start(&mut self, section: &'a InstanceSection, record: Option<&InstanceRecord>) {
-        if let Some(rule) = refusal(section.demand.as_ref(), self.observed) {
+        if let Some(rule) = refusal(section.demand.as_deref(), self.observed) {
             let change = RecordChange::Ended { run_id: section.run_id, cause: EndCause::Refused { rule } };
             return self.record(section.id, change);
         }

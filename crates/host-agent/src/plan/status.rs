@@ -105,7 +105,7 @@ pub fn volume_status(section: &VolumeSection, observed: &Observed) -> VolumePhas
     match (section.desired, file) {
         (Desired::Deleted, None) => VolumePhase::Deleted,
         (_, Some(_)) => VolumePhase::Ready,
-        (Desired::Present, None) => match refusal(section.demand.as_ref(), observed) {
+        (Desired::Present, None) => match refusal(section.demand.as_deref(), observed) {
             Some(rule) => VolumePhase::Refused { rule },
             None => match volume_obstacle(section, observed) {
                 Some(detail) => VolumePhase::Failed { detail },

@@ -372,7 +372,7 @@ fn refusing() {
     let ordered = |demand: Demand| {
         World::new().change(|w| {
             w.observed.place = Some(own());
-            w.section().demand = Some(demand);
+            w.section().demand = Some(Box::new(demand));
         })
     };
     let start = "start 3 on any machine with 1 disks, 1 nics";
@@ -386,14 +386,14 @@ fn refusing() {
     check("nobody signed where the host is", &lost, &format!("ended 3 refused: {unsigned}"));
     let running = World::new().running().change(|w| {
         w.observed.place = Some(own());
-        w.section().demand = Some(demand("ra", excluding_us));
+        w.section().demand = Some(Box::new(demand("ra", excluding_us)));
     });
     check("what runs goes on", &running, "");
 
     let volume = World::new().change(|w| {
         w.observed.place = Some(own());
         w.observed.volumes.clear();
-        w.volume().demand = Some(demand("ra", excluding_us));
+        w.volume().demand = Some(Box::new(demand("ra", excluding_us)));
     });
     check(
         "no disk is made, and no guest waits for it",

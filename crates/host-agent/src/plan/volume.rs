@@ -16,7 +16,7 @@ impl Planner<'_> {
                 self.push(Op::GrowVolume { volume: section.id, size_bytes: section.size_bytes });
             }
             // What must not be here is not made; what is here stays until it is told to go.
-            None if is_wanted(section.desired) && refusal(section.demand.as_ref(), self.observed).is_some() => {}
+            None if is_wanted(section.desired) && refusal(section.demand.as_deref(), self.observed).is_some() => {}
             None if is_wanted(section.desired) && self.may_try(seen) && self.observed.space.takes_more() => {
                 let source = section.source.clone();
                 if source.as_ref().is_none_or(|blob| matches!(self.blob(blob), Readiness::Ready)) {
@@ -46,7 +46,7 @@ impl Planner<'_> {
         if seen.is_some_and(|v| v.file.is_some()) {
             return Readiness::Ready;
         }
-        if let Some(rule) = refusal(section.demand.as_ref(), self.observed) {
+        if let Some(rule) = refusal(section.demand.as_deref(), self.observed) {
             return Readiness::Hopeless(format!("volume {id}: {rule}"));
         }
         match super::status::volume_obstacle(section, self.observed) {

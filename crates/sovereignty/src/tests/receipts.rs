@@ -104,6 +104,19 @@ fn every_entry_is_there_once_whatever_the_crash_cut_off() {
     }
 }
 
+/// Three levels of tiles.
+#[test]
+fn a_log_of_many_entries_is_read_again() {
+    let key = key(OWN, 1);
+    let folder = tempfile::tempdir().unwrap();
+    const COUNT: usize = 256 * 256 + 300;
+    open(folder.path(), &key).append(&lines(0..COUNT)).unwrap();
+    let mut log = open(folder.path(), &key);
+    holds(&log, COUNT);
+    log.append(&lines(COUNT..COUNT + 1)).unwrap();
+    holds(&log, COUNT + 1);
+}
+
 #[test]
 fn what_was_signed_for_and_is_gone_or_changed_stops_the_log() {
     let key = key(OWN, 1);
