@@ -14,7 +14,7 @@ use bytes::Bytes;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Key, KeyRange, StoreError};
+use crate::{Key, KeyRange, KeyRing, StoreError};
 
 /// Number of one committed transaction; rises by one per transaction.
 pub type Revision = u64;
@@ -71,6 +71,14 @@ impl Commit {
         };
         self.ops.iter().map(op).sum()
     }
+}
+
+pub(crate) fn check_size(commit: &Commit) -> Result<(), StoreError> {
+    let (operations, bytes) = (commit.ops.len().max(commit.compares.len()), commit.bytes());
+    if operations > MAX_OPERATIONS || bytes > MAX_BYTES {
+        return Err(StoreError::TooLarge { operations, bytes });
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,13 +183,22 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Up to `limit` entries behind sequence number `after`.
     async fn outbox(&self, stream: &str, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError>;
-    /// Removes the entries up to and including `through`.
+    /// Removes the entries up to and including `through`. May raise the revision, though no record changes.
     async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError>;
 
     async fn stats(&self) -> Result<StoreStats, StoreError>;
 
-    /// A consistent copy of the whole state in a new file.
-    async fn backup_to(&self, path: &Path) -> Result<(), StoreError>;
+    /// Streams that hold entries.
+    async fn outbox_streams(&self) -> Result<Vec<String>, StoreError>;
+
+    /// Whether the state also lies with others than this machine. The outbox is sealed then, too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// A consistent copy of the whole state in a new file of the embedded engine. `keys` open what is sealed only on
+    /// this one.
+    async fn backup_to(&self, path: &Path, keys: &dyn KeyRing) -> Result<(), StoreError>;
 
     /// Ends background work and releases the data; later calls answer [`StoreError::Closed`].
     async fn close(&self);

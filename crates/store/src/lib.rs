@@ -1,6 +1,7 @@
 //! Transactional state of a cell: typed records under ordered keys, on an engine that can be exchanged.
 //!
-//! This is the only crate that names an engine. What every engine owes is in [`engine`]; SQLite is the embedded one.
+//! This is the only crate that names an engine. What every engine owes is in [`engine`]; SQLite is the embedded one, etcd
+//! the distributed one.
 //! Reads are served from an immutable in-memory view that one watch keeps current, so a transaction reads without
 //! waiting, and its commit compares what it read (optimistic concurrency). Transactions that contend for the same
 //! records run in turn and share a commit.
@@ -11,8 +12,10 @@
 //! - Keys hold opaque ids only; tenant parts of records are sealed under their account's metadata key.
 //! - Kinds that begin with `~` stay outside the view.
 
+pub mod copy;
 pub mod engine;
 mod error;
+pub mod etcd;
 #[cfg(test)]
 mod interleaving;
 mod key;

@@ -169,6 +169,15 @@ pub(crate) fn decode<T: Record>(keys: &dyn KeyRing, key: &Key, stored: &[u8]) ->
     decode_previous(parts.version, parts.clear, &tenant)
 }
 
+/// An entry of an outbox as it lies on an engine that is shared with others, sealed with the cell's own key.
+pub(crate) fn seal_entry(keys: &dyn KeyRing, stream: &str, payload: &[u8]) -> Result<Bytes, StoreError> {
+    keys.seal(None, format!("~outbox/{stream}").as_bytes(), payload).map(Bytes::from)
+}
+
+pub(crate) fn open_entry(keys: &dyn KeyRing, stream: &str, sealed: &[u8]) -> Result<Bytes, StoreError> {
+    keys.open(None, format!("~outbox/{stream}").as_bytes(), sealed).map(Bytes::from)
+}
+
 struct Parts<'a> {
     format: u8,
     version: u16,

@@ -10,6 +10,7 @@ use crate::engine::{
     Commit, Compare, Engine, LeaseId, Op, OutboxEntry, Outcome, Revision, StoreStats, WatchBatch, WatchSource,
 };
 use crate::lane::{Batch, Lane, Turn, Verdict, contested};
+use crate::record::{open_entry, seal_entry};
 use crate::sqlite::SqliteEngine;
 use crate::view::{Changes, Entry, View};
 use crate::{Durability, Key, KeyRange, KeyRing, LocalKeyRing, Options, Record, StoreError, Txn, record};
@@ -346,7 +347,13 @@ impl Store {
 
     /// Up to `limit` entries of the stream behind sequence number `after`, oldest first.
     pub async fn outbox(&self, stream: &str, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
-        within(self.0.engine.outbox(stream, after, limit)).await
+        let mut entries = within(self.0.engine.outbox(stream, after, limit)).await?;
+        if self.0.engine.is_shared() {
+            for entry in &mut entries {
+                entry.payload = open_entry(&*self.0.keys, stream, &entry.payload)?;
+            }
+        }
+        Ok(entries)
     }
 
     /// Removes the entries of the stream up to and including `through`, when they are safe elsewhere.
@@ -360,7 +367,7 @@ impl Store {
 
     /// Writes a consistent copy of the state to a new file. The key file is not part of it.
     pub async fn backup_to(&self, path: &Path) -> Result<(), StoreError> {
-        self.0.engine.backup_to(path).await
+        self.0.engine.backup_to(path, &*self.0.keys).await
     }
 
     /// The version whose stored forms may be written: every member of the cell can read them.
@@ -412,7 +419,14 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) async fn commit(&self, commit: Commit) -> Result<Outcome, StoreError> {
+    pub(crate) async fn commit(&self, mut commit: Commit) -> Result<Outcome, StoreError> {
+        if self.0.engine.is_shared() {
+            for op in &mut commit.ops {
+                if let Op::Append { stream, payload } = op {
+                    *payload = seal_entry(&*self.0.keys, stream, payload)?;
+                }
+            }
+        }
         within(self.0.engine.commit(commit)).await
     }
 

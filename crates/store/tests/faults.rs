@@ -13,7 +13,7 @@ use terroir_store::engine::{
 };
 use terroir_store::sqlite::SqliteEngine;
 use terroir_store::{
-    Durability, Key, KeyRange, LeaseId, LocalKeyRing, Options, Revision, Store, StoreError, Txn, record,
+    Durability, Key, KeyRange, KeyRing, LeaseId, LocalKeyRing, Options, Revision, Store, StoreError, Txn, record,
 };
 use terroir_types::{Error, ErrorClass, IdSource, OsRandom};
 use tokio::sync::{Notify, Semaphore};
@@ -125,11 +125,14 @@ impl Engine for Faulty {
     async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError> {
         self.engine.outbox_trim(stream, through).await
     }
+    async fn outbox_streams(&self) -> Result<Vec<String>, StoreError> {
+        self.engine.outbox_streams().await
+    }
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         self.engine.stats().await
     }
-    async fn backup_to(&self, path: &Path) -> Result<(), StoreError> {
-        self.engine.backup_to(path).await
+    async fn backup_to(&self, path: &Path, keys: &dyn KeyRing) -> Result<(), StoreError> {
+        self.engine.backup_to(path, keys).await
     }
     async fn close(&self) {
         self.engine.close().await;

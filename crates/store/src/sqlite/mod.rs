@@ -23,10 +23,9 @@ use terroir_types::{Clock, IdSource};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::engine::{
-    Commit, Engine, KeyValue, LeaseId, MAX_BYTES, MAX_OPERATIONS, OutboxEntry, Outcome, RangePage, Revision,
-    StoreStats, WatchSource,
+    Commit, Engine, KeyValue, LeaseId, OutboxEntry, Outcome, RangePage, Revision, StoreStats, WatchSource, check_size,
 };
-use crate::{Durability, Key, KeyRange, MonotonicClock, OutboxLimit, Retention, StoreError};
+use crate::{Durability, Key, KeyRange, KeyRing, MonotonicClock, OutboxLimit, Retention, StoreError};
 use lease::Leases;
 use read::Readers;
 use watch::{Hub, SqliteWatch};
@@ -190,13 +189,17 @@ impl Engine for SqliteEngine {
         self.request(|reply| Request::OutboxTrim { stream, through, reply }).await
     }
 
+    async fn outbox_streams(&self) -> Result<Vec<String>, StoreError> {
+        self.shared.readers.run(&self.shared, |snapshot| snapshot.outbox_streams()).await
+    }
+
     async fn stats(&self) -> Result<StoreStats, StoreError> {
         let mut stats = self.shared.readers.run(&self.shared, |snapshot| snapshot.stats()).await?;
         stats.leases = self.shared.leases.count() as u64;
         Ok(stats)
     }
 
-    async fn backup_to(&self, path: &Path) -> Result<(), StoreError> {
+    async fn backup_to(&self, path: &Path, _keys: &dyn KeyRing) -> Result<(), StoreError> {
         let target = path.to_owned();
         let draft = path.with_extension(format!("{:032x}.new", self.ids.next_u128()));
         let result = {
@@ -219,14 +222,6 @@ impl Engine for SqliteEngine {
         }
         self.shared.readers.close();
     }
-}
-
-fn check_size(commit: &Commit) -> Result<(), StoreError> {
-    let (operations, bytes) = (commit.ops.len().max(commit.compares.len()), commit.bytes());
-    if operations > MAX_OPERATIONS || bytes > MAX_BYTES {
-        return Err(StoreError::TooLarge { operations, bytes });
-    }
-    Ok(())
 }
 
 /// The lock is on a file of its own: SQLite's own locks on the data file end when any descriptor of it is closed.

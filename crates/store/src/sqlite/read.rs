@@ -287,6 +287,12 @@ impl Snapshot<'_> {
         Ok(entries.collect::<Result<_, _>>()?)
     }
 
+    pub(super) fn outbox_streams(&self) -> Result<Vec<String>, ReadError> {
+        let mut query = self.connection.prepare_cached("SELECT DISTINCT stream FROM outbox ORDER BY stream")?;
+        let streams = query.query_map([], |row| row.get(0))?;
+        Ok(streams.collect::<Result<_, _>>()?)
+    }
+
     pub(super) fn stats(&self) -> Result<StoreStats, ReadError> {
         let mut stats = StoreStats { revision: self.revision, compacted: self.compacted, ..StoreStats::default() };
         let mut query = self.connection.prepare(

@@ -373,6 +373,10 @@ impl Pair {
         if trim && !entries.is_empty() {
             let middle = entries.len() / 2;
             self.engine.outbox_trim("stream", entries[middle].sequence).await.unwrap();
+            // It may cost revisions, at which the records are what they were.
+            let (before, state) = self.model.newest();
+            let (after, state) = (self.engine.current_revision().await.unwrap(), state.clone());
+            self.model.states.extend((before + 1..=after).map(|revision| (revision, state.clone())));
             self.model.outbox.drain(..=middle);
         }
         Ok(())
