@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use terroir_types::{IdSource, OsRandom, SystemClock};
 
-use crate::engine::{Commit, Engine, MAX_BYTES, MAX_OPERATIONS, Op, Revision};
+use crate::engine::{Commit, Engine, MAX_BYTES, MAX_OPERATIONS, Op, PLACE_BITS, Revision};
 use crate::record::{open_entry, seal_entry};
 use crate::sqlite::{SqliteEngine, SqliteOptions};
 use crate::{Durability, KeyRange, KeyRing, OutboxLimit, Retention, StoreError};
@@ -26,14 +26,18 @@ pub struct Copied {
 }
 
 /// Puts together what fits into one transaction.
-struct Writer<'e> {
+pub struct Writer<'e> {
     to: &'e dyn Engine,
     commit: Commit,
     bytes: usize,
 }
 
-impl Writer<'_> {
-    async fn add(&mut self, op: Op) -> Result<(), StoreError> {
+impl<'e> Writer<'e> {
+    pub fn new(to: &'e dyn Engine) -> Self {
+        Self { to, commit: Commit::default(), bytes: 0 }
+    }
+
+    pub async fn add(&mut self, op: Op) -> Result<(), StoreError> {
         let bytes = Commit { compares: Vec::new(), ops: vec![op.clone()] }.bytes();
         if self.commit.ops.len() >= MAX_OPERATIONS / 2 || self.bytes + bytes > MAX_BYTES / 2 {
             self.flush().await?;
@@ -43,7 +47,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), StoreError> {
+    pub async fn flush(&mut self) -> Result<(), StoreError> {
         self.bytes = 0;
         let commit = std::mem::take(&mut self.commit);
         if commit.ops.is_empty() { Ok(()) } else { self.to.commit(commit).await.map(drop) }
@@ -53,7 +57,7 @@ impl Writer<'_> {
 /// Copies records as they are at one revision, and outbox streams. Records that are there already are overwritten.
 pub async fn all(from: &dyn Engine, to: &dyn Engine, keys: &dyn KeyRing) -> Result<Copied, StoreError> {
     let mut copied = Copied::default();
-    let mut writer = Writer { to, commit: Commit::default(), bytes: 0 };
+    let mut writer = Writer::new(to);
     let (mut rest, mut at) = (KeyRange::all(), None);
     loop {
         let page = from.range(&rest, PAGE, at).await?;
@@ -110,6 +114,7 @@ pub(crate) async fn to_file(
         reserve_bytes: 0,
         retention: Retention::default(),
         outbox_limit: OutboxLimit { entries: usize::MAX, bytes: usize::MAX },
+        first_revision: (from.last_sequence(from.current_revision().await?) >> PLACE_BITS).max(1),
     };
     let done = async {
         let whole = SqliteEngine::open(options).await?;

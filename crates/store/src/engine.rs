@@ -20,6 +20,10 @@ use crate::{Key, KeyRange, KeyRing, StoreError};
 pub type Revision = u64;
 pub type LeaseId = u64;
 
+/// Low bits of an outbox entry's sequence number: its place within the transaction.
+pub const PLACE_BITS: u32 = 12;
+const _: () = assert!(MAX_OPERATIONS < 1 << PLACE_BITS);
+
 /// Operations in one transaction, on every engine.
 pub const MAX_OPERATIONS: usize = 2048;
 /// Bytes of keys, values and payloads in one transaction, on every engine.
@@ -187,6 +191,9 @@ pub trait Engine: Send + Sync + 'static {
     async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError>;
 
     async fn stats(&self) -> Result<StoreStats, StoreError>;
+
+    /// The highest sequence number of an entry that was appended at `revision` or before.
+    fn last_sequence(&self, revision: Revision) -> u64;
 
     /// Streams that hold entries.
     async fn outbox_streams(&self) -> Result<Vec<String>, StoreError>;

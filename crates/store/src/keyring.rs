@@ -35,7 +35,7 @@ pub trait KeyRing: Send + Sync {
     fn mac(&self, purpose: &str, data: &[u8]) -> [u8; 32];
 }
 
-const KEY_BYTES: usize = 32;
+pub(crate) const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 12;
 /// Derived keys kept at a time; more accounts than this in use only cost a derivation.
 const CACHED_ACCOUNTS: usize = 4096;
@@ -60,20 +60,7 @@ impl LocalKeyRing {
         if !path.try_exists()? {
             create_key_file(path)?;
         }
-        let mut file = File::open(path).map_err(|error| named(path, &error))?;
-        let mode = file.metadata()?.mode();
-        if mode & 0o077 != 0 {
-            return Err(StoreError::Io(format!(
-                "{} may be read by others than its owner (mode {:03o}); run: chmod 600 {}",
-                path.display(),
-                mode & 0o777,
-                path.display()
-            )));
-        }
-        let mut master = Zeroizing::new(Vec::new());
-        Read::by_ref(&mut file).take(KEY_BYTES as u64 + 1).read_to_end(&mut master)?;
-        let master: &[u8; KEY_BYTES] = master.as_slice().try_into().map_err(|_| StoreError::WrongKey)?;
-        Ok(Self::from_master(master))
+        Ok(Self::from_master(&*read_key_file(path)?))
     }
 
     /// A ring that is forgotten with the process: for tests.
@@ -161,7 +148,24 @@ fn named(path: &Path, error: &std::io::Error) -> StoreError {
     StoreError::Io(format!("{}: {error}", path.display()))
 }
 
-fn create_key_file(path: &Path) -> Result<(), StoreError> {
+/// Errors: [`StoreError::WrongKey`] if the file has another size, [`StoreError::Io`] if others may read it.
+pub(crate) fn read_key_file(path: &Path) -> Result<Zeroizing<[u8; KEY_BYTES]>, StoreError> {
+    let mut file = File::open(path).map_err(|error| named(path, &error))?;
+    let mode = file.metadata()?.mode();
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Io(format!(
+            "{} may be read by others than its owner (mode {:03o}); run: chmod 600 {}",
+            path.display(),
+            mode & 0o777,
+            path.display()
+        )));
+    }
+    let mut master = Zeroizing::new(Vec::new());
+    Read::by_ref(&mut file).take(KEY_BYTES as u64 + 1).read_to_end(&mut master)?;
+    master.as_slice().try_into().map(Zeroizing::new).map_err(|_| StoreError::WrongKey)
+}
+
+pub(crate) fn create_key_file(path: &Path) -> Result<(), StoreError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut master = Zeroizing::new([0; KEY_BYTES]);
     OsRandom.fill(&mut *master);

@@ -12,6 +12,7 @@
 //! - Keys hold opaque ids only; tenant parts of records are sealed under their account's metadata key.
 //! - Kinds that begin with `~` stay outside the view.
 
+pub mod backup;
 pub mod copy;
 pub mod engine;
 mod error;

@@ -103,6 +103,7 @@ impl Options {
             reserve_bytes: self.reserve_bytes,
             retention: self.retention,
             outbox_limit: self.outbox_limit,
+            first_revision: 1,
         }
     }
 }

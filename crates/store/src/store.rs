@@ -328,6 +328,10 @@ impl Store {
         within(self.0.engine.compact(at)).await
     }
 
+    pub(crate) fn engine(&self) -> &Arc<dyn Engine> {
+        &self.0.engine
+    }
+
     pub fn keys(&self) -> &Arc<dyn KeyRing> {
         &self.0.keys
     }

@@ -125,6 +125,9 @@ impl Engine for Faulty {
     async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError> {
         self.engine.outbox_trim(stream, through).await
     }
+    fn last_sequence(&self, revision: Revision) -> u64 {
+        self.engine.last_sequence(revision)
+    }
     async fn outbox_streams(&self) -> Result<Vec<String>, StoreError> {
         self.engine.outbox_streams().await
     }

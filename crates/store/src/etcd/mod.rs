@@ -64,6 +64,9 @@ pub struct EtcdOptions {
     pub retention: Retention,
     /// Checked against a count that is up to a second old.
     pub outbox_limit: OutboxLimit,
+    /// Of a prefix at which there is nothing yet: sequence numbers begin behind this revision of where the state comes
+    /// from, so that they only rise.
+    pub first_revision: Revision,
 }
 
 /// Certificates in PEM.
@@ -92,6 +95,7 @@ impl EtcdOptions {
             ids: Arc::clone(&options.ids),
             retention: options.retention,
             outbox_limit: options.outbox_limit,
+            first_revision: 0,
         }
     }
 }
@@ -110,6 +114,8 @@ struct Shared {
     sizes: Sizes,
     /// The first revision that can be read and watched, as far as it is known here.
     compacted: AtomicU64,
+    /// What sequence numbers are ahead of revisions.
+    ahead: AtomicU64,
 }
 
 impl Drop for EtcdEngine {
@@ -133,10 +139,11 @@ impl EtcdEngine {
             ids: Arc::clone(&options.ids),
             sizes: Sizes::default(),
             compacted: AtomicU64::new(0),
+            ahead: AtomicU64::new(options.first_revision),
         });
         shared.check_limits().await?;
         shared.check_format().await?;
-        shared.learn_compaction().await?;
+        shared.look_for_compaction().await?;
         let housekeeping = tokio::spawn(housekeeping::run(Arc::downgrade(&shared), options.clock, options.retention));
         Ok(Self { shared, outbox_limit: options.outbox_limit, housekeeping: housekeeping.abort_handle() })
     }
@@ -168,15 +175,30 @@ impl Shared {
         let found = self.members.ask(&find).await?.kvs;
         let Some(found) = found.first() else {
             // Twice the same does no harm.
-            let put = PutRequest { key, value: FORMAT.to_string().into(), ..PutRequest::default() };
+            let value = format!("{FORMAT} {}", self.ahead.load(Ordering::Relaxed)).into();
+            let put = PutRequest { key, value, ..PutRequest::default() };
             let request = TxnRequest { success: vec![Request::Put(put).into()], ..TxnRequest::default() };
             return self.members.ask(&request).await.map(drop).map_err(StoreError::from);
         };
-        let format = std::str::from_utf8(&found.value).ok().and_then(|text| text.parse().ok());
-        match format {
-            Some(FORMAT) => Ok(()),
-            Some(found) if found > FORMAT => Err(StoreError::NewerFormat { found, supported: FORMAT }),
+        let found = std::str::from_utf8(&found.value).unwrap_or_default();
+        let (format, ahead) = found.split_once(' ').unwrap_or((found, ""));
+        match (format.parse(), ahead.parse()) {
+            (Ok(FORMAT), Ok(ahead)) => {
+                self.ahead.store(ahead, Ordering::Relaxed);
+                Ok(())
+            }
+            (Ok(found), _) if found > FORMAT => Err(StoreError::NewerFormat { found, supported: FORMAT }),
             _ => Err(StoreError::Corrupt("what lies below the prefix in etcd is not of this program".to_owned())),
+        }
+    }
+
+    /// Learns from where on there is history, if there is not all of it.
+    async fn look_for_compaction(&self) -> Result<(), StoreError> {
+        let first = RangeRequest { key: self.space.nothing(), revision: 1, ..RangeRequest::default() };
+        match self.members.ask(&first).await {
+            Ok(_) => Ok(()),
+            Err(AskError::Refused(Refusal::Compacted)) => self.learn_compaction().await,
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -187,33 +209,25 @@ impl Shared {
             let key = self.space.nothing();
             let create = rpc::WatchCreateRequest { key, start_revision: 1, ..rpc::WatchCreateRequest::default() };
             let (member, stream) = self.members.watch(rpc::WatchRequest { create: Some(create) }).await;
-            let first = async {
+            let compacted = async {
                 let mut stream = stream?;
-                loop {
-                    let response = stream.message().await.map_err(|status| status.to_string())?;
-                    let response = response.ok_or("the stream ended")?;
-                    if response.created && !response.canceled {
-                        // A refusal of the revision comes as a second answer, if it does.
-                        let second = tokio::time::timeout(Duration::from_millis(200), stream.message()).await;
-                        return Ok(match second {
-                            Ok(Ok(Some(second))) => second.compact_revision,
-                            _ => 0,
-                        });
+                while let Some(response) = stream.message().await.map_err(|status| status.to_string())? {
+                    if response.compact_revision > 0 {
+                        return Ok(response.compact_revision);
                     }
-                    return Ok::<_, String>(response.compact_revision);
                 }
+                Err("the stream ended".to_owned())
             };
-            match tokio::time::timeout(tries.patience(), first).await {
-                Ok(Ok(0)) => return Ok(()),
-                Ok(Ok(compacted)) => {
+            let told = tokio::time::timeout(tries.patience(), compacted).await;
+            match told.unwrap_or_else(|_| Err("no answer to a watch".to_owned())) {
+                Ok(compacted) => {
                     self.note_compaction(compacted.cast_unsigned());
                     return Ok(());
                 }
-                Ok(Err(why)) => {
+                Err(why) => {
                     self.members.distrust(member, &why);
                     tries.again(why).await?;
                 }
-                Err(_) => tries.again("no answer to a watch".to_owned()).await?,
             }
         }
     }
@@ -467,6 +481,10 @@ impl Engine for EtcdEngine {
 
     async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError> {
         self.shared.members.unless_closed(self.shared.outbox_trim(stream, through)).await
+    }
+
+    fn last_sequence(&self, revision: Revision) -> u64 {
+        self.shared.sequence(revision + 1, 0) - 1
     }
 
     async fn outbox_streams(&self) -> Result<Vec<String>, StoreError> {

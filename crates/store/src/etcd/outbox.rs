@@ -3,17 +3,16 @@
 
 use bytes::{Buf, Bytes};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::rpc::{self, DeleteRangeRequest, PutRequest, RangeRequest, Request, TxnRequest};
 use super::space::Span;
-use crate::engine::{Commit, MAX_OPERATIONS, Op, OutboxEntry, Revision};
+use crate::engine::{Commit, MAX_OPERATIONS, Op, OutboxEntry, PLACE_BITS as INDEX_BITS, Revision};
 use crate::{OutboxLimit, StoreError};
 
-const INDEX_BITS: u32 = 12;
-const _: () = assert!(MAX_OPERATIONS < 1 << INDEX_BITS);
 /// Keys of one answer.
 const PAGE: usize = 500;
 /// How long a count of what waits in a stream is believed.
@@ -37,15 +36,16 @@ impl<'c> Appends<'c> {
     }
 }
 
-fn entries(created: Revision, mut stored: Bytes) -> Option<Vec<OutboxEntry>> {
-    let first = u64::from(stored.try_get_u16_le().ok()?);
+/// `first`: the sequence number of a first entry.
+fn entries(first: u64, mut stored: Bytes) -> Option<Vec<OutboxEntry>> {
+    let first = first + u64::from(stored.try_get_u16_le().ok()?);
     let mut entries = Vec::new();
     while stored.has_remaining() {
         let length = usize::try_from(stored.try_get_u32_le().ok()?).ok()?;
         if stored.remaining() < length {
             return None;
         }
-        let sequence = (created << INDEX_BITS) | (first + entries.len() as u64);
+        let sequence = first + entries.len() as u64;
         entries.push(OutboxEntry { sequence, payload: stored.split_to(length) });
     }
     Some(entries)
@@ -101,6 +101,15 @@ impl Sizes {
 }
 
 impl Shared {
+    pub(super) fn sequence(&self, revision: Revision, place: u64) -> u64 {
+        ((self.ahead.load(Ordering::Relaxed) + revision) << INDEX_BITS) + place
+    }
+
+    /// The revision that a sequence number stands for; 0 if it is older than what is here.
+    fn revision_of_sequence(&self, sequence: u64) -> Revision {
+        (sequence >> INDEX_BITS).saturating_sub(self.ahead.load(Ordering::Relaxed))
+    }
+
     /// Refuses what would fill a stream beyond its bound, and counts it otherwise.
     pub(super) async fn check_outbox(&self, commit: &Commit, limit: OutboxLimit) -> Result<(), StoreError> {
         let mut appended: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
@@ -144,7 +153,7 @@ impl Shared {
     pub(super) async fn outbox(&self, stream: &str, after: u64, limit: usize) -> Result<Vec<OutboxEntry>, StoreError> {
         let span = self.space.stream(stream);
         let mut found = Vec::new();
-        let mut from = after >> INDEX_BITS;
+        let mut from = self.revision_of_sequence(after);
         while found.len() < limit {
             let page = RangeRequest {
                 key: span.start.clone(),
@@ -158,7 +167,7 @@ impl Shared {
             let page = self.members.ask(&page).await?;
             for kv in page.kvs {
                 let created = kv.create_revision.cast_unsigned();
-                let entries = entries(created, kv.value)
+                let entries = entries(self.sequence(created, 0), kv.value)
                     .ok_or_else(|| StoreError::Corrupt(format!("an entry of the outbox '{stream}' is cut off")))?;
                 found.extend(entries.into_iter().filter(|entry| entry.sequence > after));
                 from = created + 1;
@@ -174,7 +183,10 @@ impl Shared {
     /// Removes whole keys first, then what is trimmed of the last one.
     pub(super) async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError> {
         let span = self.space.stream(stream);
-        let last = through >> INDEX_BITS;
+        let last = self.revision_of_sequence(through);
+        if last == 0 {
+            return Ok(());
+        }
         let keys = RangeRequest {
             key: span.start.clone(),
             range_end: span.end.clone(),
@@ -197,7 +209,7 @@ impl Shared {
             ..RangeRequest::default()
         };
         for kv in self.members.ask(&partly).await?.kvs {
-            let mut left = entries(last, kv.value).unwrap_or_default();
+            let mut left = entries(self.sequence(last, 0), kv.value).unwrap_or_default();
             left.retain(|entry| entry.sequence > through);
             match rest(&left) {
                 None => gone.push(kv.key),
@@ -237,11 +249,11 @@ mod tests {
             appends.add("audit", payload.as_bytes());
         }
         let (_, stored) = appends.into_values().next().unwrap();
-        let all = entries(7, stored.clone().into()).unwrap();
+        let all = entries(7 << INDEX_BITS, stored.clone().into()).unwrap();
         assert_eq!(all.iter().map(|e| e.sequence & 0xfff).collect::<Vec<_>>(), [0, 1, 2]);
         assert_eq!(all.iter().map(|e| &e.payload[..]).collect::<Vec<_>>(), [&b"one"[..], b"", b"three"]);
-        assert_eq!(entries(7, rest(&all[1..]).unwrap().into()).unwrap(), all[1..]);
+        assert_eq!(entries(7 << INDEX_BITS, rest(&all[1..]).unwrap().into()).unwrap(), all[1..]);
         assert_eq!(rest(&[]), None);
-        assert!(entries(7, stored[..stored.len() - 1].to_vec().into()).is_none(), "cut off");
+        assert!(entries(7 << INDEX_BITS, stored[..stored.len() - 1].to_vec().into()).is_none(), "cut off");
     }
 }

@@ -28,6 +28,7 @@ use crate::engine::{
 use crate::{Durability, Key, KeyRange, KeyRing, MonotonicClock, OutboxLimit, Retention, StoreError};
 use lease::Leases;
 use read::Readers;
+use schema::row_id;
 use watch::{Hub, SqliteWatch};
 use writer::{Queued, Request, Writer};
 
@@ -45,6 +46,8 @@ pub struct SqliteOptions {
     pub reserve_bytes: u64,
     pub retention: Retention,
     pub outbox_limit: OutboxLimit,
+    /// Of a file that is made: it goes on from here, so that revisions and sequence numbers only rise; 1 otherwise.
+    pub first_revision: Revision,
 }
 
 /// Transactions that wait for the writer; more callers than this wait their turn.
@@ -187,6 +190,10 @@ impl Engine for SqliteEngine {
     async fn outbox_trim(&self, stream: &str, through: u64) -> Result<(), StoreError> {
         let stream = stream.to_owned();
         self.request(|reply| Request::OutboxTrim { stream, through, reply }).await
+    }
+
+    fn last_sequence(&self, revision: Revision) -> u64 {
+        row_id(revision + 1, 0).cast_unsigned() - 1
     }
 
     async fn outbox_streams(&self) -> Result<Vec<String>, StoreError> {

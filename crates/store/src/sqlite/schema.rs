@@ -8,15 +8,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ffi};
 use std::path::Path;
 
 use super::SqliteOptions;
-use crate::engine::{MAX_OPERATIONS, Revision};
+use crate::engine::{PLACE_BITS as INDEX_BITS, Revision};
 use crate::{Durability, StoreError};
 
 /// Of the tables below. A file with a higher one is refused.
 pub(super) const FORMAT: u32 = 1;
 /// "Terr", in the header of the file, where `file` and SQLite look for it.
 const APPLICATION_ID: i32 = 0x5465_7272;
-pub(super) const INDEX_BITS: u32 = 12;
-const _: () = assert!(MAX_OPERATIONS < 1 << INDEX_BITS);
 
 const TABLES: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
@@ -43,7 +41,6 @@ CREATE TABLE outbox (
     payload BLOB NOT NULL,
     PRIMARY KEY (stream, sequence)
 ) WITHOUT ROWID;
-INSERT INTO meta VALUES ('revision', 1), ('compacted', 0);
 ";
 
 pub(super) const fn row_id(revision: Revision, index: usize) -> i64 {
@@ -107,8 +104,10 @@ fn prepare(connection: &Connection, path: &Path, options: &SqliteOptions) -> Res
     connection.pragma_update(None, "journal_size_limit", 16 << 20)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     if found == 0 {
+        let first = options.first_revision;
         connection.execute_batch(&format!(
-            "BEGIN IMMEDIATE; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
+            "BEGIN IMMEDIATE; {TABLES} INSERT INTO meta VALUES ('revision', {first}), ('compacted', 0);
+             PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; COMMIT;"
         ))?;
     }
     if let Some(bytes) = options.max_bytes {

@@ -1,4 +1,4 @@
-//! The suite that every engine must pass, run on the embedded one.
+//! The suite that every engine must pass, run on the embedded one. For etcd: `tests/etcd`.
 
 mod conformance;
 mod model;

@@ -23,7 +23,7 @@ pub struct Member {
     client_port: u16,
     peer_port: u16,
     pub client: Proxy,
-    peer: Proxy,
+    pub peer: Proxy,
 }
 
 pub struct Cluster {

@@ -5,6 +5,8 @@
 mod cluster;
 #[path = "../engine/conformance.rs"]
 mod conformance;
+#[path = "../backup/cut.rs"]
+mod cut;
 mod faults;
 #[path = "../engine/model.rs"]
 mod model;

@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use terroir_store::engine::Engine;
 use terroir_store::etcd::EtcdEngine;
-use terroir_store::{Key, KeyRange, LocalKeyRing, Options, OutboxLimit, Store, StoreError, Txn, record};
+use terroir_store::{Durability, Key, KeyRange, LocalKeyRing, Options, OutboxLimit, Store, StoreError, Txn, record};
 use terroir_types::{AccountId, ErrorClass, IdSource, OsRandom};
 
 use crate::cluster::{Cluster, call};
 use crate::conformance::{self, events, put, write};
-use crate::{full, model};
+use crate::{cut, full, model};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn conformance() {
@@ -224,4 +224,16 @@ async fn a_watch_outlives_its_connection() {
     engine.compact(last).await.unwrap();
     let next = write(&engine, vec![put("a/1", "end")]).await;
     assert_eq!(events(&mut *watch, 1).await[0].mod_revision, next, "and a compaction of what it has seen");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_under_writes_is_a_cut() {
+    let cluster = Cluster::start(1).await;
+    let keys = Arc::new(LocalKeyRing::ephemeral());
+    let options = Options { reserve_bytes: 0, durability: Durability::None, ..Options::new("", keys.clone()) };
+    let mut etcd = cluster.options("cell");
+    // As after a move from elsewhere.
+    etcd.first_revision = 1_000_000;
+    let engine = EtcdEngine::connect(etcd).await.unwrap();
+    cut::check(Store::with_engine(Arc::new(engine), &options).await.unwrap(), &options).await;
 }
