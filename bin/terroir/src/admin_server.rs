@@ -32,6 +32,7 @@ use crate::admin_api::{
 };
 use crate::admin_objects::{set_quota, show_quotas};
 use crate::admin_sovereignty;
+use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
@@ -88,6 +89,7 @@ impl Admin {
             .route("/objects/repair", post(repair_objects))
             .route("/objects/quotas", post(set_quota))
             .route("/objects/quotas/{account}", get(show_quotas))
+            .route("/store/backup", post(back_up))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
             .layer(DefaultBodyLimit::disable())
@@ -316,6 +318,12 @@ async fn image_disk(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> 
     let name = format!("snapshot/{}", summary(&txn, &image)?.snapshot_id);
     let reader = admin.cloud.blobs.read(&BlobSource::Stored { name }).await?;
     Ok(Body::from_stream(ReaderStream::with_capacity(reader, 256 << 10)))
+}
+
+/// A backup, unsealed: whoever asks seals it with a key that this process does not know.
+async fn back_up(State(admin): State<Arc<Admin>>) -> Body {
+    let cloud = &admin.cloud;
+    backup::stream((*cloud.layout).clone(), (*cloud.settings).clone(), cloud.store.clone())
 }
 
 async fn object_stats(State(admin): State<Arc<Admin>>) -> Answer<Stats> {

@@ -60,6 +60,9 @@ pub enum Command {
     /// What S3 stores: how much, whether it is whole, and how much it may be
     #[command(subcommand)]
     Objects(ObjectsCommand),
+    /// The control plane's state: back it up, restore it, move it to etcd and back
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Launch a first instance and say how to reach it
     Demo(DemoArgs),
     /// Run only the control plane
@@ -74,6 +77,50 @@ pub enum Command {
 pub enum Hypervisor {
     Qemu,
     Simulated,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Write the control plane to one sealed file, also while it runs; objects and volumes are not part of it
+    Backup(BackupArgs),
+    /// Make a data folder from a backup; it must be empty or missing
+    Restore(RestoreArgs),
+    /// Move the state to etcd or back, while the cloud is stopped
+    Migrate(MigrateArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The backup; it must not be there yet
+    pub file: PathBuf,
+    /// The key to seal it with; made if it is not there
+    #[arg(long, value_name = "KEY")]
+    pub key_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct RestoreArgs {
+    /// The backup
+    pub file: PathBuf,
+    /// The key that it was sealed with
+    #[arg(long, value_name = "KEY")]
+    pub key_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateArgs {
+    /// Where to
+    #[arg(long, value_enum)]
+    pub to: Engine,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// A file in the data folder
+    Embedded,
+    Etcd,
 }
 
 #[derive(Debug, Args)]
@@ -103,6 +150,15 @@ pub struct SettingsArgs {
     /// Link addresses between this machine and its VPCs [default: 100.127.0.0/17]
     #[arg(long, env = "TERROIR_EDGE_POOL", value_name = "CIDR")]
     pub edge_pool: Option<String>,
+    /// Where the state is kept [default: embedded]
+    #[arg(long, env = "TERROIR_STORE", value_enum)]
+    pub store: Option<Engine>,
+    /// Members of etcd, the nearest first, for example https://10.0.0.1:2379,https://10.0.0.2:2379
+    #[arg(long, env = "TERROIR_ETCD_ENDPOINTS", value_name = "URLS", value_delimiter = ',')]
+    pub etcd_endpoints: Option<Vec<String>>,
+    /// What this cell's keys in etcd begin with [default: terroir]
+    #[arg(long, env = "TERROIR_ETCD_PREFIX", value_name = "PREFIX")]
+    pub etcd_prefix: Option<String>,
 }
 
 #[derive(Debug, Args)]

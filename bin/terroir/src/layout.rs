@@ -104,6 +104,21 @@ impl Layout {
         self.state().join("terroir.db")
     }
 
+    /// What the state file is called once the state is in etcd; old, and kept only to be safe.
+    pub fn moved_state_file(&self) -> PathBuf {
+        self.state().join("terroir.db.moved")
+    }
+
+    /// Held by the one process that uses the state.
+    pub fn state_lock(&self) -> PathBuf {
+        self.state().join("lock")
+    }
+
+    /// The number by which a cell on etcd knows this folder.
+    pub fn home_file(&self) -> PathBuf {
+        self.state().join("home")
+    }
+
     pub fn metadata_key(&self) -> PathBuf {
         self.state().join("metadata.key")
     }

@@ -8,6 +8,7 @@ mod admin_receipts;
 mod admin_server;
 mod admin_sovereignty;
 mod agent;
+mod backup;
 mod blobs;
 mod cli;
 mod cli_sovereignty;
@@ -20,6 +21,7 @@ mod image;
 mod issuer;
 mod layout;
 mod logs;
+mod migrate;
 mod object_store;
 mod objects;
 mod operator_key;
@@ -30,6 +32,7 @@ mod receipts;
 mod server;
 mod settings;
 mod sovereignty;
+mod state;
 mod status;
 mod supervisor;
 mod up;
@@ -59,6 +62,7 @@ fn start(cli: Cli) -> Result<(), String> {
         Command::Server => server::main(layout),
         Command::Agent => agent::main(layout),
         Command::GuestServices => guest_services::main(layout),
+        Command::Store(command) => backup::main(&layout, &command),
         Command::Objects(ObjectsCommand::Integrity(command)) => object_store::main(&layout, &command),
         other => runtime(Threads::One)?.block_on(run(layout, other)),
     }
@@ -84,7 +88,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
         Command::Server | Command::Agent | Command::GuestServices => Ok(()),
-        Command::Objects(ObjectsCommand::Integrity(_)) => Ok(()),
+        Command::Objects(ObjectsCommand::Integrity(_)) | Command::Store(_) => Ok(()),
     }
 }
 

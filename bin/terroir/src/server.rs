@@ -20,7 +20,7 @@ use terroir_object_storage::lifecycle::{Day, Lifecycle};
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_sovereignty::ops::OwnSite;
 use terroir_sovereignty::receipt::{self, ReceiptLog};
-use terroir_store::{LocalKeyRing, Options, Store, Txn};
+use terroir_store::{Store, Txn};
 use terroir_tlog::SigningKey;
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
 use tokio::net::UnixListener;
@@ -33,6 +33,7 @@ use crate::hosts::{LocalHosts, Roles};
 use crate::layout::{Layout, SERVER_UID, describe};
 use crate::objects::Objects;
 use crate::settings::Settings;
+use crate::state::{self, Claim};
 use crate::{Threads, operator_key, privileges, runtime, up};
 
 /// Name of the account that exists from the first start on.
@@ -69,6 +70,7 @@ pub struct Cloud {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub settings: Arc<Settings>,
+    pub layout: Arc<Layout>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
     /// A known host's agent has got its spec from this process.
@@ -76,6 +78,7 @@ pub struct Cloud {
 }
 
 async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
+    let _claim = Claim::take(&layout)?;
     let listener = terroir_api_server::bind(settings.listen).await.map_err(|error| error.to_string())?;
     let cloud = open(&layout, settings).await?;
     first_start(&cloud)
@@ -180,10 +183,8 @@ fn describe_end(ended: Result<Result<(), String>, tokio::task::JoinError>) -> St
 }
 
 async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
-    let keys = LocalKeyRing::open_or_create(&layout.metadata_key()).map_err(|error| error.to_string())?;
-    let options = Options::new(layout.state_file(), Arc::new(keys));
     let (clock, ids): (Arc<dyn Clock>, Arc<dyn IdSource>) = (Arc::new(SystemClock), Arc::new(OsRandom));
-    let store = Store::open(options).await.map_err(|error| error.to_string())?;
+    let store = state::open(layout, &settings).await?;
     let iam = Iam::new(store.clone(), Arc::clone(&clock), Arc::clone(&ids));
     let region = Region { name: settings.region.clone(), zones: Vec::new(), endpoint: up::endpoint(&settings) };
     let operator_key = operator_key::open_or_create(&layout.operator_key(), &settings.operator, &*ids)?;
@@ -202,6 +203,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         clock,
         ids,
         settings: Arc::new(settings),
+        layout: Arc::new(layout.clone()),
         blobs,
         backend,
         host_dialled: Arc::default(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 
-use crate::cli::{Hypervisor, SettingsArgs};
+use crate::cli::{Engine, Hypervisor, SettingsArgs};
 use crate::layout::{Layout, describe};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,24 @@ pub struct Settings {
     pub instance_types: String,
     /// Lease time that guests get by DHCP, seconds.
     pub dhcp_lease_secs: u32,
+    /// Where the state is kept.
+    pub store: StoreSetting,
+    /// Members of etcd, the nearest first. Certificates, or this machine's own addresses.
+    pub etcd_endpoints: Vec<String>,
+    /// What this cell's keys in etcd begin with.
+    pub etcd_prefix: String,
+    /// Files in PEM: who signed the members' certificates, and what this machine shows them; empty: nothing.
+    pub etcd_ca: String,
+    pub etcd_cert: String,
+    pub etcd_key: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreSetting {
+    /// A file in the data folder.
+    Embedded,
+    Etcd,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +100,12 @@ impl Default for Settings {
             disk_reserve_bytes: 1 << 30,
             instance_types: String::new(),
             dhcp_lease_secs: 3600,
+            store: StoreSetting::Embedded,
+            etcd_endpoints: Vec::new(),
+            etcd_prefix: "terroir".to_owned(),
+            etcd_ca: String::new(),
+            etcd_cert: String::new(),
+            etcd_key: String::new(),
         }
     }
 }
@@ -114,10 +138,20 @@ impl Settings {
                 Hypervisor::Simulated => HypervisorSetting::Simulated,
             };
         }
+        if let Some(store) = args.store {
+            settings.store = match store {
+                Engine::Embedded => StoreSetting::Embedded,
+                Engine::Etcd => StoreSetting::Etcd,
+            };
+        }
+        if let Some(endpoints) = &args.etcd_endpoints {
+            settings.etcd_endpoints.clone_from(endpoints);
+        }
         for (value, place) in [
             (&args.region, &mut settings.region),
             (&args.public_pool, &mut settings.public_pool),
             (&args.edge_pool, &mut settings.edge_pool),
+            (&args.etcd_prefix, &mut settings.etcd_prefix),
         ] {
             if let Some(value) = value {
                 place.clone_from(value);
@@ -150,7 +184,46 @@ impl Settings {
         self.edge_pool_net()?;
         self.egress_deny_nets()?;
         self.upstreams()?;
+        self.check_etcd()?;
         Ok(self)
+    }
+
+    fn check_etcd(&self) -> Result<(), String> {
+        if self.store == StoreSetting::Etcd && self.etcd_endpoints.is_empty() {
+            return Err("store = 'etcd' needs etcd_endpoints: the addresses of etcd's members".to_owned());
+        }
+        for endpoint in &self.etcd_endpoints {
+            let uri: http::Uri = endpoint.parse().map_err(|_| format!("etcd_endpoints: '{endpoint}' is no address"))?;
+            let host = uri.host().unwrap_or_default();
+            let here =
+                host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+            match uri.scheme_str() {
+                Some("https") if self.etcd_ca.is_empty() => {
+                    return Err(format!("etcd_ca: name the file of who signed the certificate of {endpoint}"));
+                }
+                Some("https") => {}
+                Some("http") if !self.etcd_ca.is_empty() => {
+                    return Err(format!("etcd_endpoints: '{endpoint}' must begin with https://, as etcd_ca is set"));
+                }
+                Some("http") if here => {}
+                Some("http") => {
+                    return Err(format!(
+                        "refusing to speak to {endpoint} without TLS: only loopback addresses may be http://"
+                    ));
+                }
+                _ => return Err(format!("etcd_endpoints: '{endpoint}' must begin with https:// or http://")),
+            }
+        }
+        if self.etcd_cert.is_empty() != self.etcd_key.is_empty() {
+            return Err("etcd_cert and etcd_key: name both or none".to_owned());
+        }
+        if !self.etcd_cert.is_empty() && self.etcd_ca.is_empty() {
+            return Err("etcd_ca: a certificate is shown only to members that have one, too".to_owned());
+        }
+        if self.etcd_prefix.is_empty() || self.etcd_prefix.starts_with('/') || self.etcd_prefix.ends_with('/') {
+            return Err("etcd_prefix: at least one character, and no slash at either end".to_owned());
+        }
+        Ok(())
     }
 
     pub fn public_pool_net(&self) -> Result<ipnet::Ipv4Net, String> {
@@ -220,6 +293,13 @@ mod tests {
             ("operator = 'A Hoster'", "operator"),
             ("egress_deny = ['10.0.0.0/99']", "egress_deny"),
             ("dns_upstreams = ['dns.example']", "dns_upstreams"),
+            ("store = 'etcd'", "needs etcd_endpoints"),
+            ("etcd_endpoints = ['10.0.0.1:2379']", "https://"),
+            ("etcd_endpoints = ['http://10.0.0.1:2379']", "without TLS"),
+            ("etcd_endpoints = ['https://10.0.0.1:2379']", "etcd_ca"),
+            ("etcd_endpoints = ['http://127.0.0.1:2379']\netcd_ca = '/ca.pem'", "https://"),
+            ("etcd_ca = '/ca.pem'\netcd_cert = '/c.pem'", "both or none"),
+            ("etcd_prefix = 'cell/'", "etcd_prefix"),
         ] {
             let settings: Settings = toml::from_str(toml).unwrap();
             assert!(settings.check().unwrap_err().contains(complaint), "{toml}");

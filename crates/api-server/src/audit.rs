@@ -15,7 +15,8 @@ use terroir_iam::RequestFacts;
 use terroir_store::Store;
 use terroir_types::{AccountId, Arn, Timestamp};
 
-pub(crate) const STREAM: &str = "audit";
+/// The outbox stream that records wait in.
+pub const STREAM: &str = "audit";
 const BATCH: usize = 500;
 /// How much of the file's end is read: more than one batch.
 const TAIL_BYTES: u64 = 4 << 20;

@@ -22,7 +22,7 @@ mod metrics;
 mod server;
 mod throttle;
 
-pub use audit::AuditLog;
+pub use audit::{AuditLog, STREAM as AUDIT_STREAM};
 pub use front::{NoObjects, OperatorStatus, RequestId, S3Front};
 pub use listener::{BindError, bind};
 pub use server::{ApiServer, Limits, Parts};

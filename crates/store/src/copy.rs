@@ -95,6 +95,35 @@ pub async fn all(from: &dyn Engine, to: &dyn Engine, keys: &dyn KeyRing) -> Resu
     Ok(copied)
 }
 
+/// Whether both hold the same records and as many outbox entries; looked at while nobody writes.
+pub async fn same(one: &dyn Engine, other: &dyn Engine) -> Result<bool, StoreError> {
+    let mut rest = KeyRange::all();
+    loop {
+        let (left, right) = (one.range(&rest, PAGE, None).await?, other.range(&rest, PAGE, None).await?);
+        let pairs = left.entries.iter().zip(&right.entries);
+        let equal = left.entries.len() == right.entries.len()
+            && left.more == right.more
+            && pairs.into_iter().all(|(left, right)| left.key == right.key && left.value == right.value);
+        if !equal {
+            return Ok(false);
+        }
+        match left.entries.last() {
+            Some(last) if left.more => rest = rest.after(&last.key),
+            _ => break,
+        }
+    }
+    let streams = one.outbox_streams().await?;
+    if streams != other.outbox_streams().await? {
+        return Ok(false);
+    }
+    for stream in streams {
+        if one.outbox(&stream, 0, usize::MAX).await?.len() != other.outbox(&stream, 0, usize::MAX).await?.len() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A new file of the embedded engine, in place of one that may be there. It appears whole or not at all.
 pub(crate) async fn to_file(
     from: &dyn Engine,

@@ -75,7 +75,7 @@ impl Decoder {
     }
 
     /// The next item, if it is there as a whole.
-    pub fn next(&mut self) -> Result<Option<Item>, StoreError> {
+    pub fn next_item(&mut self) -> Result<Option<Item>, StoreError> {
         let wrong = |what: &str| StoreError::Corrupt(format!("the backup {what}"));
         let Some(mut header) = self.bytes.get(..ITEM_HEADER) else { return Ok(None) };
         let kind = match header.get_u8() {
@@ -197,7 +197,7 @@ async fn export(engine: &dyn Engine, keys: &dyn KeyRing, sink: Sink, program: &s
 pub struct Importer<'e> {
     writer: copy::Writer<'e>,
     /// By stream; written at the end, because a log that comes after them may hold some already.
-    entries: BTreeMap<String, Vec<(u64, Bytes)>>,
+    entries: BTreeMap<String, BTreeMap<u64, Bytes>>,
     pub records: u64,
 }
 
@@ -214,20 +214,25 @@ impl<'e> Importer<'e> {
                 self.writer.add(Op::Put { key: item.name.as_str().into(), value: item.data, lease: None }).await
             }
             Kind::Entry => {
-                self.entries.entry(item.name).or_default().push((item.number, item.data));
+                self.entries.entry(item.name).or_default().insert(item.number, item.data);
                 Ok(())
             }
             Kind::Start | Kind::File | Kind::End => Ok(()),
         }
     }
 
-    /// Writes what is left, without the entries that `logged` knows by stream and sequence number.
-    pub async fn finish(mut self, logged: impl Fn(&str, u64) -> bool) -> Result<(), StoreError> {
+    /// Takes note that an entry is in a log already.
+    pub fn logged(&mut self, stream: &str, sequence: u64) {
+        if let Some(entries) = self.entries.get_mut(stream) {
+            entries.remove(&sequence);
+        }
+    }
+
+    /// Writes what is left.
+    pub async fn finish(mut self) -> Result<(), StoreError> {
         for (stream, entries) in std::mem::take(&mut self.entries) {
-            for (sequence, payload) in entries {
-                if !logged(&stream, sequence) {
-                    self.writer.add(Op::Append { stream: stream.clone(), payload }).await?;
-                }
+            for payload in entries.into_values() {
+                self.writer.add(Op::Append { stream: stream.clone(), payload }).await?;
             }
         }
         self.writer.flush().await

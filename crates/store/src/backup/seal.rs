@@ -180,7 +180,7 @@ impl Opener {
     }
 
     /// The next piece of the text; none: that was all.
-    pub fn next(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+    pub fn next_piece(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let Some(mut stream) = self.stream.take() else { return Ok(None) };
         let mut length = [0; 4];
         self.file.read_exact(&mut length).map_err(|error| self.damaged(error))?;

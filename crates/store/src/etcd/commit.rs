@@ -245,7 +245,9 @@ impl Shared {
                     ignore_lease: true,
                     ..PutRequest::default()
                 }),
-                Op::Delete { key } => Request::Delete(DeleteRangeRequest { key: self.space.record(key) }),
+                Op::Delete { key } => {
+                    Request::Delete(DeleteRangeRequest { key: self.space.record(key), range_end: Bytes::new() })
+                }
                 Op::Append { stream, payload } => {
                     appends.add(stream, payload);
                     continue;

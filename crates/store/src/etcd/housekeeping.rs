@@ -74,7 +74,8 @@ impl Shared {
                 mod_revision: Some(slot.mod_revision),
                 range_end: bytes::Bytes::new(),
             };
-            let success = vec![Request::Delete(DeleteRangeRequest { key: slot.key }).into()];
+            let success =
+                vec![Request::Delete(DeleteRangeRequest { key: slot.key, range_end: bytes::Bytes::new() }).into()];
             self.members.ask(&TxnRequest { compare: vec![compare], success, failure: Vec::new() }).await?;
         }
         Ok(())

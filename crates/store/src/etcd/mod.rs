@@ -11,6 +11,7 @@ mod commit;
 mod housekeeping;
 mod members;
 mod outbox;
+mod phase;
 mod rpc;
 mod space;
 mod watch;
@@ -35,11 +36,13 @@ use commit::{Slots, revision_of};
 use members::{AskError, Failure, Members, Refusal, Tries};
 use outbox::Sizes;
 use rpc::{
-    CompactionRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, PutRequest, RangeRequest, Request,
-    StatusRequest, TxnRequest,
+    CompactionRequest, LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest, RangeRequest, Request, StatusRequest,
+    TxnRequest,
 };
 use space::{Space, Span};
 use watch::EtcdWatch;
+
+pub use phase::Phase;
 
 /// Of what lies in etcd.
 const FORMAT: u32 = 1;
@@ -129,6 +132,21 @@ impl EtcdEngine {
     /// Errors: [`StoreError::NewerFormat`]; [`StoreError::Io`] if no member answers in time, or etcd's limits are too
     /// low, or an endpoint or a certificate is none.
     pub async fn connect(options: EtcdOptions) -> Result<Self, StoreError> {
+        let engine = Self::reach(options).await?;
+        match engine.shared.enter().await? {
+            Phase::Live => Ok(engine),
+            Phase::Filling | Phase::Filled => Err(StoreError::Io(
+                "etcd: the state was being moved here, which did not come to its end: run `terroir store migrate` again"
+                    .to_owned(),
+            )),
+            Phase::Moved => Err(StoreError::Io(
+                "etcd: the state was moved from here to somewhere else; what lies here is old".to_owned(),
+            )),
+        }
+    }
+
+    /// Without a look at whose turn it is: for those who move a state, and see to [`Self::phase`] themselves.
+    pub async fn reach(options: EtcdOptions) -> Result<Self, StoreError> {
         if options.prefix.is_empty() || options.prefix.starts_with('/') || options.prefix.ends_with('/') {
             return Err(StoreError::Io("etcd: the prefix is empty, or a slash is at one of its ends".to_owned()));
         }
@@ -142,7 +160,6 @@ impl EtcdEngine {
             ahead: AtomicU64::new(options.first_revision),
         });
         shared.check_limits().await?;
-        shared.check_format().await?;
         shared.look_for_compaction().await?;
         let housekeeping = tokio::spawn(housekeeping::run(Arc::downgrade(&shared), options.clock, options.retention));
         Ok(Self { shared, outbox_limit: options.outbox_limit, housekeeping: housekeeping.abort_handle() })
@@ -166,29 +183,6 @@ impl Shared {
                  --max-txn-ops=4096 --max-request-bytes=4194304"
             ))),
             other => other.map_err(StoreError::from),
-        }
-    }
-
-    async fn check_format(&self) -> Result<(), StoreError> {
-        let key = self.space.format();
-        let find = RangeRequest { key: key.clone(), ..RangeRequest::default() };
-        let found = self.members.ask(&find).await?.kvs;
-        let Some(found) = found.first() else {
-            // Twice the same does no harm.
-            let value = format!("{FORMAT} {}", self.ahead.load(Ordering::Relaxed)).into();
-            let put = PutRequest { key, value, ..PutRequest::default() };
-            let request = TxnRequest { success: vec![Request::Put(put).into()], ..TxnRequest::default() };
-            return self.members.ask(&request).await.map(drop).map_err(StoreError::from);
-        };
-        let found = std::str::from_utf8(&found.value).unwrap_or_default();
-        let (format, ahead) = found.split_once(' ').unwrap_or((found, ""));
-        match (format.parse(), ahead.parse()) {
-            (Ok(FORMAT), Ok(ahead)) => {
-                self.ahead.store(ahead, Ordering::Relaxed);
-                Ok(())
-            }
-            (Ok(found), _) if found > FORMAT => Err(StoreError::NewerFormat { found, supported: FORMAT }),
-            _ => Err(StoreError::Corrupt("what lies below the prefix in etcd is not of this program".to_owned())),
         }
     }
 
@@ -330,12 +324,11 @@ impl Shared {
         // What etcd compacts at it can still read, but no longer watch (see `watch`); so one less.
         let Some(last) = at.checked_sub(1).filter(|last| *last > 0) else { return Ok(()) };
         match self.members.ask(&CompactionRequest { revision: last.cast_signed() }).await {
-            Ok(_) => {
+            // Refused: it is compacted already, perhaps further.
+            Ok(_) | Err(AskError::Refused(Refusal::Compacted)) => {
                 self.note_compaction(last);
                 Ok(())
             }
-            // It is compacted already, and further.
-            Err(AskError::Refused(Refusal::Compacted)) => self.learn_compaction().await,
             Err(error) => Err(error.into()),
         }
     }

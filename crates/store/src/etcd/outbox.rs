@@ -229,7 +229,9 @@ impl Shared {
             }
         }
         for keys in gone.chunks(MAX_OPERATIONS) {
-            let success = keys.iter().map(|key| Request::Delete(DeleteRangeRequest { key: key.clone() }).into());
+            let success = keys
+                .iter()
+                .map(|key| Request::Delete(DeleteRangeRequest { key: key.clone(), range_end: Bytes::new() }).into());
             let request = TxnRequest { success: success.collect(), ..TxnRequest::default() };
             self.members.ask(&request).await?;
         }

@@ -34,6 +34,11 @@ impl Space {
         Span { start: format!("{}/{folder}/", self.prefix).into(), end: format!("{}/{folder}0", self.prefix).into() }
     }
 
+    /// All that is there but the format.
+    pub(super) fn contents(&self) -> [Span; 3] {
+        [self.below('r'), self.below('o'), self.below('s')]
+    }
+
     pub(super) fn format(&self) -> Bytes {
         format!("{}/f", self.prefix).into()
     }

@@ -67,7 +67,7 @@ async fn take(store: &Store) -> Result<Vec<Item>, StoreError> {
         let (mut decoder, mut items) = (Decoder::default(), Vec::new());
         while let Some(piece) = pieces.recv().await {
             decoder.add(&piece?);
-            while let Some(item) = decoder.next()? {
+            while let Some(item) = decoder.next_item()? {
                 items.push(item);
             }
         }
@@ -89,7 +89,8 @@ async fn restore(options: &Options, items: &[Item], logged: &BTreeSet<u64>) -> (
     for item in items {
         importer.add(item.clone()).await.unwrap();
     }
-    importer.finish(|stream, sequence| stream == STREAM && logged.contains(&sequence)).await.unwrap();
+    logged.iter().for_each(|sequence| importer.logged(STREAM, *sequence));
+    importer.finish().await.unwrap();
     engine.close().await;
     (folder, Store::open(options).await.unwrap())
 }

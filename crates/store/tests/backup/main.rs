@@ -16,7 +16,7 @@ fn key(path: &Path) -> BackupKey {
 fn read(path: &Path, key: &BackupKey) -> Result<Vec<u8>, StoreError> {
     let mut opener = Opener::open(path, key)?;
     let mut text = Vec::new();
-    while let Some(piece) = opener.next()? {
+    while let Some(piece) = opener.next_piece()? {
         text.extend_from_slice(&piece);
     }
     Ok(text)

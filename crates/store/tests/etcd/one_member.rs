@@ -1,15 +1,17 @@
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use serde::{Deserialize, Serialize};
+use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use terroir_store::engine::Engine;
-use terroir_store::etcd::EtcdEngine;
+use terroir_store::etcd::{EtcdEngine, EtcdIdentity, EtcdOptions, EtcdTls};
 use terroir_store::{Durability, Key, KeyRange, LocalKeyRing, Options, OutboxLimit, Store, StoreError, Txn, record};
 use terroir_types::{AccountId, ErrorClass, IdSource, OsRandom};
 
-use crate::cluster::{Cluster, call};
+use crate::cluster::{Cluster, LIMITS, call, free_port};
 use crate::conformance::{self, events, put, write};
 use crate::{cut, full, model};
 
@@ -147,8 +149,8 @@ async fn what_cannot_work_is_refused_with_a_sentence() {
     assert!(refused.to_string().contains("--max-request-bytes=4194304"), "{refused}");
 
     let cluster = Cluster::start(1).await;
-    // "newer/f" = "2" and "other/f" = "x", as etcd's gateway wants them.
-    for body in [r#"{"key":"bmV3ZXIvZg==","value":"Mg=="}"#, r#"{"key":"b3RoZXIvZg==","value":"eA=="}"#] {
+    // "newer/f" = "2 0" and "other/f" = "x", as etcd's gateway wants them.
+    for body in [r#"{"key":"bmV3ZXIvZg==","value":"MiAw"}"#, r#"{"key":"b3RoZXIvZg==","value":"eA=="}"#] {
         call(cluster.port(0), "/v3/kv/put", body).unwrap();
     }
     let newer = EtcdEngine::connect(cluster.options("newer")).await.err();
@@ -236,4 +238,62 @@ async fn a_backup_under_writes_is_a_cut() {
     etcd.first_revision = 1_000_000;
     let engine = EtcdEngine::connect(etcd).await.unwrap();
     cut::check(Store::with_engine(Arc::new(engine), &options).await.unwrap(), &options).await;
+}
+
+/// Runs openssl in the folder.
+fn openssl(folder: &Path, arguments: &str) {
+    let done =
+        Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().expect("openssl is there");
+    assert!(done.status.success(), "openssl {arguments}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_on_both_sides() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("server.ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    std::fs::write(folder.path().join("client.ext"), "extendedKeyUsage=clientAuth\n").unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    for authority in ["ca", "stranger"] {
+        openssl(
+            folder.path(),
+            &format!("req -x509 {key} -days 2 -subj /CN={authority} -keyout {authority}.key -out {authority}.pem"),
+        );
+    }
+    for name in ["server", "client"] {
+        openssl(folder.path(), &format!("req {key} -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+        openssl(
+            folder.path(),
+            &format!(
+                "x509 -req -days 2 -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -extfile {name}.ext -out {name}.pem"
+            ),
+        );
+    }
+    let port = free_port();
+    let url = format!("https://127.0.0.1:{port}");
+    let log = File::create(folder.path().join("log")).unwrap();
+    let mut etcd = Command::new("etcd")
+        .args(LIMITS)
+        .arg(format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()))
+        .args([&format!("--listen-client-urls={url}"), &format!("--advertise-client-urls={url}")])
+        .args(["--data-dir=data", "--cert-file=server.pem", "--key-file=server.key"])
+        .args(["--client-cert-auth", "--trusted-ca-file=ca.pem"])
+        .current_dir(folder.path())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    let with = |authority: &str, client: bool| {
+        let store = Options::new("", Arc::new(LocalKeyRing::ephemeral()));
+        let mut options = EtcdOptions::new(vec![url.clone()], "cell", &store);
+        let identity = EtcdIdentity { certificate: read("client.pem"), key: read("client.key").into() };
+        options.tls = Some(EtcdTls { authorities: read(authority), identity: client.then_some(identity) });
+        EtcdEngine::connect(options)
+    };
+    let engine = with("ca.pem", true).await.unwrap();
+    write(&engine, vec![put("a/1", "x")]).await;
+    let (nobody, deceived) = tokio::join!(with("ca.pem", false), with("stranger.pem", true));
+    etcd.kill().unwrap();
+    etcd.wait().unwrap();
+    assert!(nobody.is_err(), "a client without a certificate is refused");
+    assert!(deceived.is_err(), "a server that somebody else has signed is refused");
 }
