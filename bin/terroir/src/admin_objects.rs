@@ -12,11 +12,11 @@ use terroir_types::{AccountId, Error};
 use crate::admin_api::{ObjectUsage, QuotaRequest};
 use crate::admin_server::{Admin, Answer};
 
-fn account_id(text: &str) -> Result<AccountId, Error> {
+pub fn account_id(text: &str) -> Result<AccountId, Error> {
     text.parse().map_err(|_| Error::invalid("InvalidParameterValue", format!("'{text}' is not an account's number")))
 }
 
-fn known_account(txn: &Txn, account: AccountId) -> Result<(), Error> {
+pub fn known_account(txn: &Txn, account: AccountId) -> Result<(), Error> {
     match terroir_iam::ops::account(txn, account)? {
         Some(_) => Ok(()),
         None => Err(Error::not_found("NoSuchEntity", format!("there is no account {account}"))),

@@ -31,6 +31,7 @@ use crate::admin_api::{
     NewAccountRequest, RegisterImageRequest, RemoveIssuerRequest, ServerStatus, StoredBlob,
 };
 use crate::admin_objects::{set_quota, show_quotas};
+use crate::admin_targets::{add_target, list_targets, remove_target, test_target};
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
 use crate::up;
@@ -86,6 +87,9 @@ impl Admin {
             .route("/objects/repair", post(repair_objects))
             .route("/objects/quotas", post(set_quota))
             .route("/objects/quotas/{account}", get(show_quotas))
+            .route("/objects/targets", get(list_targets).post(add_target))
+            .route("/objects/targets/remove", post(remove_target))
+            .route("/objects/targets/test", post(test_target))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
             .layer(DefaultBodyLimit::disable())
@@ -147,6 +151,10 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
         )),
         Err(error) => problems.push(format!("the object store cannot be read: {error}")),
     }
+    problems.extend(cloud.notifier.troubles().into_iter().map(|(name, trouble)| {
+        let since = trouble.since.to_rfc3339_seconds();
+        format!("the target {name} has not taken events since {since}: {}", trouble.error)
+    }));
     Ok(Json(ServerStatus {
         ready: is_ready,
         endpoint: up::endpoint(&cloud.settings),

@@ -5,6 +5,7 @@ mod admin_api;
 mod admin_client;
 mod admin_objects;
 mod admin_server;
+mod admin_targets;
 mod agent;
 mod blobs;
 mod cli;
@@ -26,6 +27,7 @@ mod server;
 mod settings;
 mod status;
 mod supervisor;
+mod target;
 mod up;
 
 use clap::Parser;
@@ -69,6 +71,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Issuer(command) => issuer::run(&layout, command).await,
         Command::Image(command) => image::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
+        Command::Objects(ObjectsCommand::Target(command)) => target::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
         Command::Server | Command::Agent | Command::GuestServices => Ok(()),

@@ -17,6 +17,8 @@ use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
 use terroir_object_storage::guard::NewBuckets;
 use terroir_object_storage::lifecycle::{Day, Lifecycle};
+use terroir_object_storage::notification::Notifier;
+use terroir_object_storage::outbound::Outbound;
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_store::{LocalKeyRing, Options, Store};
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
@@ -65,6 +67,9 @@ pub struct Cloud {
     pub settings: Arc<Settings>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
+    /// Speaks HTTP to targets.
+    pub outbound: Outbound,
+    pub notifier: Notifier,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -116,6 +121,13 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         let stopping = stopping();
         async move {
             lifecycle.run(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let (notifier, stopping) = (cloud.notifier.clone(), stopping());
+        async move {
+            notifier.run(stopping).await;
             Ok(())
         }
     });
@@ -174,6 +186,14 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         .map_err(|error| error.to_string())?;
     let backend = Arc::new(backend);
     let blobs = Blobs::new(Arc::clone(&backend) as _, store.clone());
+    let outbound = Outbound::new().map_err(|error| error.to_string())?;
+    let notifier = Notifier::new(
+        store.clone(),
+        Arc::clone(&backend) as _,
+        outbound.clone(),
+        Arc::clone(&clock),
+        region.name.clone(),
+    );
     Ok(Cloud {
         store,
         iam,
@@ -183,6 +203,8 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         settings: Arc::new(settings),
         blobs,
         backend,
+        outbound,
+        notifier,
         host_dialled: Arc::default(),
     })
 }

@@ -24,6 +24,12 @@ pub enum Grantee {
     Account(AccountId),
 }
 
+/// What stands for an account where S3 has canonical user ids: 64 hexadecimal digits, as AWS's are.
+pub fn canonical_id(account: AccountId) -> String {
+    use sha2::{Digest, Sha256};
+    hex::encode(Sha256::digest(format!("terroir account {account}")))
+}
+
 const EVERYONE: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 const SIGNED: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
 const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";

@@ -54,13 +54,6 @@ impl S3Api {
         Ok(S3Response::new(GetBucketAccelerateConfigurationOutput::default()))
     }
 
-    pub(super) async fn get_bucket_notification_configuration(
-        &self,
-        _request: S3Request<GetBucketNotificationConfigurationInput>,
-    ) -> S3Result<S3Response<GetBucketNotificationConfigurationOutput>> {
-        Ok(S3Response::new(GetBucketNotificationConfigurationOutput::default()))
-    }
-
     pub(super) async fn put_bucket_request_payment(
         &self,
         request: S3Request<PutBucketRequestPaymentInput>,
@@ -93,21 +86,6 @@ impl S3Api {
             None => Ok(S3Response::new(PutBucketLoggingOutput::default())),
             Some(_) => Err(not_implemented("access logs in buckets")),
         }
-    }
-
-    pub(super) async fn put_bucket_notification_configuration(
-        &self,
-        request: S3Request<PutBucketNotificationConfigurationInput>,
-    ) -> S3Result<S3Response<PutBucketNotificationConfigurationOutput>> {
-        let asked = request.input.notification_configuration;
-        let nothing = asked.event_bridge_configuration.is_none()
-            && asked.lambda_function_configurations.is_none_or(|list| list.is_empty())
-            && asked.queue_configurations.is_none_or(|list| list.is_empty())
-            && asked.topic_configurations.is_none_or(|list| list.is_empty());
-        if !nothing {
-            return Err(not_implemented("event notifications"));
-        }
-        Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))
     }
 
     pub(super) async fn list_bucket_analytics_configurations(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::access::{Found, check_expected_owner};
 use super::convert::{ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
-use super::error::{access_denied, from_backend, invalid, invalid_argument, precondition_failed};
+use super::error::{from_backend, invalid, invalid_argument, precondition_failed};
 use super::front::RequestScope;
 use super::lock::AskedLock;
 use super::object::ReadCondition;
@@ -18,6 +18,7 @@ use crate::backend::{
     Versioning, WriteCondition,
 };
 use crate::checksum::Algorithm;
+use crate::notification::Event;
 
 /// Attempts to copy a source that is being replaced.
 const ATTEMPTS: usize = 4;
@@ -39,7 +40,7 @@ impl S3Api {
         let found = request.found_source()?.clone();
         check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &found.bucket)?;
         let (place, versioning) = (Place::new(found.bucket.id, key), self.versioning(&found.bucket)?);
-        let scope = request.extensions.get::<Arc<RequestScope>>().cloned().ok_or_else(access_denied)?;
+        let scope = request.shared_scope()?;
         Ok(CopyFrom { place, version, versioning, found, scope })
     }
 
@@ -107,7 +108,8 @@ impl S3Api {
             meta.acl.clone_from(&acl);
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
             let copied = shown_version(from.versioning, &source.head.version);
-            let copy = NewCopy { meta, condition: write.clone(), versioning, lock };
+            let notes = self.notes(&from.scope, &bucket, &to.key, &[Event::Copy])?;
+            let copy = NewCopy { meta, condition: write.clone(), versioning, lock, notes };
             match self.copy_bytes(&from.place, source, &to, copy, algorithm).await {
                 Err(BackendError::SourceChanged) => {}
                 head => {
@@ -133,7 +135,7 @@ impl S3Api {
         let has = source.head.checksum.as_ref().map(|checksum| checksum.algorithm);
         match algorithm {
             Some(algorithm) if has != Some(algorithm) => {
-                let NewCopy { meta, condition, versioning, lock } = copy;
+                let NewCopy { meta, condition, versioning, lock, notes } = copy;
                 let put = Put {
                     meta,
                     condition,
@@ -143,6 +145,7 @@ impl S3Api {
                     verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
                     size: Some(source.head.size),
                     max_size: MAX_PUT_SIZE,
+                    notes,
                 };
                 self.backend().put(to, source.stream_all(), put).await
             }

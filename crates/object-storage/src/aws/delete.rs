@@ -5,11 +5,13 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::convert::write_condition;
 use super::error::{access_denied, from_backend, malformed_xml, not_implemented};
+use super::front::RequestScope;
 use super::permissions::{Need, of_signature};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version};
 use crate::backend::{Delete, Deleted, Place, Versioning, WriteCondition};
 use crate::model::Bucket as BucketRecord;
+use crate::notification::Event;
 
 /// Keys of one DeleteObjects.
 const MAX_KEYS: usize = 1000;
@@ -29,6 +31,7 @@ impl S3Api {
             bypass: self
                 .bypasses(&request, input.bypass_governance_retention, &input.key, input.version_id.as_deref())
                 .await?,
+            notes: self.notes(request.scope()?, request.bucket()?, &input.key, &Event::BY_REQUEST)?,
         };
         let place = request.place(&input.key)?;
         let deleted = self.backend().delete(&place, delete).await.map_err(from_backend)?;
@@ -72,7 +75,7 @@ impl S3Api {
                     Ok(bypass) => bypass,
                     Err(error) => return (object, Err(error)),
                 };
-                let result = self.delete_one(bucket, versioning, &object, bypass).await;
+                let result = self.delete_one(scope, bucket, versioning, &object, bypass).await;
                 (object, result)
             }
         };
@@ -96,6 +99,7 @@ impl S3Api {
 
     async fn delete_one(
         &self,
+        scope: &RequestScope,
         bucket: &BucketRecord,
         versioning: Versioning,
         object: &ObjectIdentifier,
@@ -108,7 +112,8 @@ impl S3Api {
             None => WriteCondition::Always,
         };
         let version = asked_version(object.version_id.as_deref())?;
-        let delete = Delete { version, condition, versioning, bypass };
+        let notes = self.notes(scope, bucket, &object.key, &Event::BY_REQUEST)?;
+        let delete = Delete { version, condition, versioning, bypass, notes };
         self.backend().delete(&Place::new(bucket.id, &*object.key), delete).await.map_err(from_backend)
     }
 }

@@ -84,6 +84,9 @@ pub(super) struct RequestScope {
     /// None: nobody signed.
     pub signed: Option<Signed>,
     pub body: Arc<BodyState>,
+    pub request_id: String,
+    /// A form became this request.
+    pub is_form: bool,
     pub operation: OnceLock<(String, Option<String>, Option<String>)>,
 }
 
@@ -177,6 +180,7 @@ impl S3Front {
         let (mut parts, body) = request.into_parts();
         let request_id = parts.extensions.remove::<S3RequestId>().map(|id| id.0);
         let request_id = request_id.unwrap_or_else(|| format!("{:016X}", self.0.ids.next_u64()));
+        parts.extensions.insert(S3RequestId(request_id.clone()));
         let is_head = parts.method == Method::HEAD;
         let mut outcome = S3Outcome::default();
         let site = self.0.websites.bucket_of_host(&parts);
@@ -227,7 +231,8 @@ impl S3Front {
         let place = if presigned { SignaturePlace::Query } else { SignaturePlace::Header };
         let signed = Signed { place, at: presented.signed_at, payload: payload.clone() };
         let (proof, length) = proof(parts, &payload, Some((presented, key)))?;
-        Ok(Admitted { caller, facts: self.facts(parts), signed: Some(signed), proof, length, bounds: None })
+        let facts = self.facts(parts);
+        Ok(Admitted { caller, facts, signed: Some(signed), proof, length, bounds: None, is_form: false })
     }
 
     /// Who has signed, if the signature is the right one, and the key that it was made with.
@@ -275,6 +280,7 @@ impl S3Front {
             proof,
             length,
             bounds: None,
+            is_form: false,
         })
     }
 
@@ -300,15 +306,16 @@ impl S3Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Admitted { caller, facts, signed, proof, length, bounds } = admitted;
+        let Admitted { caller, facts, signed, proof, length, bounds, is_form } = admitted;
         outcome.caller = Some(caller.clone());
         let state = Arc::new(BodyState::default());
         let claims = match claims(&parts, self.0.domains.locate(&parts).as_ref()) {
             Ok(claims) => claims,
             Err(error) => return error_response(error),
         };
-        let scope =
-            Arc::new(RequestScope { caller, facts, signed, body: Arc::clone(&state), operation: OnceLock::new() });
+        let request_id = parts.extensions.get::<S3RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let (body_state, operation) = (Arc::clone(&state), OnceLock::new());
+        let scope = Arc::new(RequestScope { caller, facts, signed, body: body_state, request_id, is_form, operation });
         let request = match strip(parts, length, matches!(proof, Proof::Chunks { .. })) {
             Ok(mut parts) => {
                 parts.extensions.insert(Arc::clone(&scope));
@@ -350,6 +357,7 @@ pub(super) struct Admitted {
     pub length: Option<u64>,
     /// Least and most bytes that it may have; none: as many as there are.
     pub bounds: Option<(u64, u64)>,
+    pub is_form: bool,
 }
 
 fn refuse_what_is_not_served(parts: &Parts) -> S3Result<()> {

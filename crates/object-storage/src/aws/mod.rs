@@ -20,6 +20,7 @@ mod lifecycle;
 mod listing;
 mod lock;
 mod multipart;
+mod notification;
 mod object;
 mod permissions;
 mod policy;

@@ -18,6 +18,7 @@ use crate::backend::{
     Place, Upload, UploadEntry,
 };
 use crate::checksum::{Algorithm, Coverage};
+use crate::notification::Event;
 
 pub(super) fn part_number(number: i32) -> S3Result<u16> {
     u16::try_from(number)
@@ -156,7 +157,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let versioning = self.versioning(request.bucket()?)?;
         let default_retention = self.default_retention(request.bucket()?)?;
-        let bucket = Arc::clone(request.bucket()?);
+        let (bucket, scope) = (Arc::clone(request.bucket()?), request.shared_scope()?);
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -181,6 +182,7 @@ impl S3Api {
             checksum,
             coverage: coverage.transpose()?,
             size: size.transpose()?,
+            notes: self.notes(&scope, &bucket, &place.key, &[Event::CompleteMultipartUpload])?,
         };
         self.room(&bucket, None, 1).await?;
         let head = self.backend().complete_upload(&place, &input.upload_id, complete).await.map_err(from_backend)?;

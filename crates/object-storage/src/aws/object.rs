@@ -21,6 +21,7 @@ use super::versions::{asked_version, shown_version};
 use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
+use crate::notification::Event;
 
 pub(super) fn parse_md5(text: &str) -> S3Result<[u8; 16]> {
     md5_bytes(text).ok_or_else(|| invalid("InvalidDigest", "The Content-MD5 you specified is not valid."))
@@ -203,7 +204,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
-        let (bucket, input) = (Arc::clone(request.bucket()?), &request.input);
+        let (bucket, scope, input) = (Arc::clone(request.bucket()?), request.shared_scope()?, &request.input);
         let versioning = self.versioning(&bucket)?;
         let asked = AskedLock {
             mode: input.object_lock_mode.clone(),
@@ -216,6 +217,8 @@ impl S3Api {
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let size = input.content_length.and_then(|length| u64::try_from(length).ok());
         let room = self.room(&bucket, size, 1).await?;
+        let created = if scope.is_form { Event::Post } else { Event::Put };
+        let notes = self.notes(&scope, &bucket, &place.key, &[created])?;
         let put = Put {
             meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
@@ -225,6 +228,7 @@ impl S3Api {
             verify: claimed.verify(keep, body_state),
             size,
             max_size: room,
+            notes,
         };
         let written = self.backend().put(&place, byte_stream(input.body), put).await;
         let head = written.map_err(|error| from_write(error, room))?;

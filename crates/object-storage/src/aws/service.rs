@@ -71,7 +71,12 @@ pub(super) struct AnswerStatus(pub http::StatusCode);
 
 /// What the access hook left with a request.
 pub(super) trait Scoped {
-    fn scope(&self) -> S3Result<&RequestScope>;
+    fn scope(&self) -> S3Result<&RequestScope> {
+        self.scope_ref().map(|scope| &**scope)
+    }
+
+    fn scope_ref(&self) -> S3Result<&Arc<RequestScope>>;
+
     /// The bucket that the request names, as it was read when the request was permitted.
     fn found(&self) -> S3Result<&Found>;
     fn found_source(&self) -> S3Result<&Found>;
@@ -85,14 +90,18 @@ pub(super) trait Scoped {
         Ok(Place::new(self.bucket()?.id, key))
     }
 
+    fn shared_scope(&self) -> S3Result<Arc<RequestScope>> {
+        self.scope_ref().cloned()
+    }
+
     fn body_state(&self) -> S3Result<Arc<BodyState>> {
         Ok(Arc::clone(&self.scope()?.body))
     }
 }
 
 impl<T> Scoped for S3Request<T> {
-    fn scope(&self) -> S3Result<&RequestScope> {
-        self.extensions.get::<Arc<RequestScope>>().map(|scope| &**scope).ok_or_else(access_denied)
+    fn scope_ref(&self) -> S3Result<&Arc<RequestScope>> {
+        self.extensions.get::<Arc<RequestScope>>().ok_or_else(access_denied)
     }
 
     fn found(&self) -> S3Result<&Found> {

@@ -13,6 +13,7 @@ use super::service::{AnswerStatus, S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version, shown_version};
 use crate::backend::{Place, StringMap, VersionId};
 use crate::model::Bucket;
+use crate::notification::Event;
 
 impl S3Api {
     pub(super) async fn get_bucket_tagging(
@@ -77,7 +78,8 @@ impl S3Api {
         let tags = super::convert::check_tags(pairs)?;
         let basis = self.may_tag(&request, &place, request.input.version_id.clone(), &tags).await?;
         let version = decided_version(basis.as_ref(), version);
-        let tagged = self.backend().set_tags(&place, version.as_ref(), tags).await.map_err(from_backend)?;
+        let notes = self.notes(request.scope()?, request.bucket()?, &place.key, &[Event::TaggingPut])?;
+        let tagged = self.backend().set_tags(&place, version.as_ref(), tags, notes).await.map_err(from_backend)?;
         Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
     }
 
@@ -90,7 +92,8 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let version = decided_version(request.found()?.basis.as_ref(), version);
         let none = Default::default();
-        let untagged = self.backend().set_tags(&place, version.as_ref(), none).await.map_err(from_backend)?;
+        let notes = self.notes(request.scope()?, request.bucket()?, &place.key, &[Event::TaggingDelete])?;
+        let untagged = self.backend().set_tags(&place, version.as_ref(), none, notes).await.map_err(from_backend)?;
         Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
     }
 

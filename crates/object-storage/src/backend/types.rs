@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
-use super::{BoxError, DeleteMarker, ObjectLock, Retention, Stamp, VersionId, Versioning};
+use super::{BoxError, DeleteMarker, Note, ObjectLock, Retention, Stamp, VersionId, Versioning};
 use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
 
@@ -148,6 +148,8 @@ pub struct Put {
     pub size: Option<u64>,
     /// More than this many bytes are refused.
     pub max_size: u64,
+    /// Kept with the write.
+    pub notes: Vec<Note>,
 }
 
 impl Put {
@@ -162,6 +164,7 @@ impl Put {
             verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
             size: None,
             max_size: MAX_OBJECT_SIZE,
+            notes: Vec::new(),
         }
     }
 }
@@ -184,6 +187,8 @@ pub struct NewCopy {
     /// Of the destination.
     pub versioning: Versioning,
     pub lock: ObjectLock,
+    /// Kept with the write.
+    pub notes: Vec<Note>,
 }
 
 /// A page of a listing that is asked for.
@@ -323,6 +328,8 @@ pub struct CompleteUpload {
     pub checksum: Option<(Algorithm, String)>,
     pub coverage: Option<Coverage>,
     pub size: Option<u64>,
+    /// Kept with the object.
+    pub notes: Vec<Note>,
 }
 
 #[derive(Debug, thiserror::Error)]

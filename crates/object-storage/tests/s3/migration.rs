@@ -35,6 +35,13 @@ fn folder_of_format_2(root: &Path) {
     index.execute_batch(include_str!("../fixtures/index-v1-to-v2.sql")).unwrap();
 }
 
+/// The same, after a version of format 3 had migrated it.
+fn folder_of_format_3(root: &Path) {
+    folder_of_format_2(root);
+    let index = rusqlite::Connection::open(root.join("index.sqlite")).unwrap();
+    index.execute_batch(include_str!("../fixtures/index-v2-to-v3.sql")).unwrap();
+}
+
 async fn open(root: &Path) -> Result<LocalBackend, BackendError> {
     let clock = Arc::new(ManualClock::at(Timestamp::parse_rfc3339("2026-01-03T00:00:00Z").unwrap()));
     LocalBackend::open(root, clock, Arc::new(OsRandom), Arc::new(Unlimited)).await
@@ -113,6 +120,13 @@ async fn the_first_format() {
 async fn the_second_format() {
     let dir = tempfile::tempdir().unwrap();
     folder_of_format_2(dir.path());
+    check(dir.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_third_format() {
+    let dir = tempfile::tempdir().unwrap();
+    folder_of_format_3(dir.path());
     check(dir.path()).await;
 }
 
@@ -220,11 +234,11 @@ fn a_kill_at_any_time_is_made_good() {
     let (mut before, mut after) = (0, 0);
     for round in 0..rounds {
         let dir = tempfile::tempdir().unwrap();
-        let format = 1 + i64::from(round % 2);
-        if format == 1 {
-            old_folder(dir.path())
-        } else {
-            folder_of_format_2(dir.path())
+        let format = 1 + i64::from(round % 3);
+        match format {
+            1 => old_folder(dir.path()),
+            2 => folder_of_format_2(dir.path()),
+            _ => folder_of_format_3(dir.path()),
         }
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "migration::migrating_process", "--test-threads=1"])
@@ -246,7 +260,7 @@ fn a_kill_at_any_time_is_made_good() {
         match index.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap() {
             found if found == format => before += 1,
             found => {
-                assert_eq!(found, 3);
+                assert_eq!(found, 5);
                 after += 1;
             }
         }

@@ -146,7 +146,16 @@ pub(super) fn abort(c: &Connection, at: &Place, id: &str) -> Result<bool, Backen
     drop_parts(c, id)
 }
 
-/// Makes the object. The flag says whether files became garbage.
+/// An object that an upload has become.
+pub(super) struct Completed {
+    pub head: ObjectHead,
+    /// Whether files became garbage.
+    pub garbage: bool,
+    /// Not what an earlier completion has made.
+    pub is_new: bool,
+}
+
+/// Makes the object.
 pub(super) fn complete(
     c: &Connection,
     at: &Place,
@@ -155,10 +164,11 @@ pub(super) fn complete(
     content: ContentId,
     seq: i64,
     now: Timestamp,
-) -> Result<(ObjectHead, bool), BackendError> {
+) -> Result<Completed, BackendError> {
     let Some(upload) = find(c, at, id)? else {
         // The answer to an earlier completion may have been lost on its way.
-        return versions::of_upload(c, at, id)?.map(|head| (head, false)).ok_or(BackendError::NoSuchUpload);
+        let head = versions::of_upload(c, at, id)?.ok_or(BackendError::NoSuchUpload)?;
+        return Ok(Completed { head, garbage: false, is_new: false });
     };
     let chosen = choose(c, id, &complete.parts)?;
     let head = whole(&upload, &chosen, complete, now)?;
@@ -181,7 +191,7 @@ pub(super) fn complete(
     }
     let unused = drop_parts(c, id)?;
     drop_upload(c, at, id)?;
-    Ok((new.head, replaced || unused))
+    Ok(Completed { head: new.head, garbage: replaced || unused, is_new: true })
 }
 
 /// The stored parts that the client names, checked.

@@ -456,13 +456,13 @@ pub(super) fn change_lock(
     Ok(row.head.version)
 }
 
-/// Changes what the writer said of a version; gives its name.
+/// Changes what the writer said of a version; gives what it was.
 pub(super) fn change_meta(
     c: &Connection,
     at: &Place,
     version: Option<&VersionId>,
     change: impl FnOnce(&mut ObjectMeta),
-) -> Result<VersionId, BackendError> {
+) -> Result<ObjectHead, BackendError> {
     let row = need(c, at, version)?;
     let mut meta = ObjectMeta::clone(&row.head.meta);
     change(&mut meta);
@@ -474,7 +474,7 @@ pub(super) fn change_meta(
     ] {
         c.prepare_cached(sql)?.execute(params![at.bucket.row(), at.key.as_bytes(), row.seq, meta])?;
     }
-    Ok(row.head.version)
+    Ok(row.head)
 }
 
 pub(super) fn add_usage(c: &Connection, bucket: BucketId, versions: i64, bytes: i64) -> Result<(), BackendError> {
