@@ -133,7 +133,7 @@ def test_notifications_as_boto3_sees_them(shared_cloud, tmp_path, hook):
     until("they wait", lambda: targets(cloud)["events"]["queued"] == 50, 20)
     until("it is known why", lambda: "503" in (targets(cloud)["events"]["trouble"] or ""), 20)
     assert targets(cloud)["events"]["dropped"] == 10 and targets(cloud)["events"]["oldest"]
-    assert any("target events" in problem for problem in cloud.status()["problems"])
+    assert any("events/events" in problem for problem in cloud.status()["problems"])
     stats = json.loads(cloud.terroir("objects", "stats", "--json").stdout)
     assert {queue["name"]: queue["entries"] for queue in stats["queues"]}["events/events"] == 50
     done = cloud.terroir("objects", "target", "remove", "events", check=False)

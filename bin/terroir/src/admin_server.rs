@@ -151,9 +151,10 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
         )),
         Err(error) => problems.push(format!("the object store cannot be read: {error}")),
     }
-    problems.extend(cloud.notifier.troubles().into_iter().map(|(name, trouble)| {
+    let troubles = cloud.notifier.troubles().into_iter().chain(cloud.replicator.troubles());
+    problems.extend(troubles.map(|(queue, trouble)| {
         let since = trouble.since.to_rfc3339_seconds();
-        format!("the target {name} has not taken events since {since}: {}", trouble.error)
+        format!("{queue} has not got on since {since}: {}", trouble.error)
     }));
     Ok(Json(ServerStatus {
         ready: is_ready,

@@ -15,9 +15,12 @@ use crate::admin_server::{Admin, Answer};
 pub async fn list_targets(State(admin): State<Arc<Admin>>) -> Answer<Vec<TargetSummary>> {
     let cloud = &admin.cloud;
     let queues = cloud.backend.queues().await.map_err(Error::from)?;
-    let (troubles, txn) = (cloud.notifier.troubles(), cloud.store.read().await?);
+    let mut troubles = cloud.notifier.troubles();
+    troubles.append(&mut cloud.replicator.troubles());
+    let txn = cloud.store.read().await?;
     let summary = |target: &Arc<Target>| {
-        let queue = queues.iter().find(|queue| queue.name == Target::event_queue(target.name()));
+        let of_target: Vec<_> = queues.iter().filter(|queue| Target::has_queue(target.name(), &queue.name)).collect();
+        let trouble = of_target.iter().find_map(|queue| troubles.get(&queue.name));
         let arns = target.arns(&cloud.region.name);
         TargetSummary {
             name: target.name().to_owned(),
@@ -27,10 +30,14 @@ pub async fn list_targets(State(admin): State<Arc<Admin>>) -> Answer<Vec<TargetS
             accounts: target.tenant.accounts.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
             created_at: target.created_at.to_rfc3339_seconds(),
             max_queued: target.tenant.max_queued,
-            queued: queue.map_or(0, |queue| queue.entries),
-            oldest: queue.and_then(|queue| queue.oldest).map(|at| Timestamp::from_millis(at).to_rfc3339_seconds()),
-            dropped: queue.map_or(0, |queue| queue.dropped),
-            trouble: troubles.get(target.name()).map(|trouble| trouble.error.clone()),
+            queued: of_target.iter().map(|queue| queue.entries).sum(),
+            oldest: of_target
+                .iter()
+                .filter_map(|queue| queue.oldest)
+                .min()
+                .map(|at| Timestamp::from_millis(at).to_rfc3339_seconds()),
+            dropped: of_target.iter().map(|queue| queue.dropped).sum(),
+            trouble: trouble.map(|trouble| trouble.error.clone()),
         }
     };
     Ok(Json(target::all(&txn)?.iter().map(summary).collect()))
@@ -60,7 +67,8 @@ pub async fn add_target(State(admin): State<Arc<Admin>>, Json(request): Json<New
 pub async fn remove_target(State(admin): State<Arc<Admin>>, Json(request): Json<TargetRequest>) -> Answer<u64> {
     let (cloud, queue) = (&admin.cloud, Target::event_queue(&request.name));
     let queues = cloud.backend.queues().await.map_err(Error::from)?;
-    let waiting = queues.iter().find(|found| found.name == queue).map_or(0, |queue| queue.entries);
+    let of_target = queues.iter().filter(|queue| Target::has_queue(&request.name, &queue.name));
+    let waiting: u64 = of_target.map(|queue| queue.entries).sum();
     if waiting > 0 && !request.force {
         let message = format!("{waiting} messages wait for {}; --force drops them", request.name);
         return Err(Error::conflict("DeleteConflict", message).into());

@@ -19,6 +19,7 @@ use terroir_object_storage::guard::NewBuckets;
 use terroir_object_storage::lifecycle::{Day, Lifecycle};
 use terroir_object_storage::notification::Notifier;
 use terroir_object_storage::outbound::Outbound;
+use terroir_object_storage::replication::Replicator;
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_store::{LocalKeyRing, Options, Store};
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
@@ -70,6 +71,7 @@ pub struct Cloud {
     /// Speaks HTTP to targets.
     pub outbound: Outbound,
     pub notifier: Notifier,
+    pub replicator: Replicator,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -121,6 +123,13 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         let stopping = stopping();
         async move {
             lifecycle.run(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let (replicator, stopping) = (cloud.replicator.clone(), stopping());
+        async move {
+            replicator.run(stopping).await;
             Ok(())
         }
     });
@@ -194,6 +203,13 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         Arc::clone(&clock),
         region.name.clone(),
     );
+    let replicator = Replicator::new(
+        iam.clone(),
+        Arc::clone(&backend) as _,
+        outbound.clone(),
+        Arc::clone(&clock),
+        region.name.clone(),
+    );
     Ok(Cloud {
         store,
         iam,
@@ -205,6 +221,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         backend,
         outbound,
         notifier,
+        replicator,
         host_dialled: Arc::default(),
     })
 }

@@ -2,16 +2,20 @@
 //!
 //! Requests are signed with Signature Version 4, their bodies by their hash. Buckets stand in the path.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use md5::{Digest as _, Md5};
 use reqwest::Response;
-use sha2::{Digest, Sha256};
+use sha2::Sha256;
 use std::sync::Arc;
 use std::time::Duration;
 use terroir_iam::sigv4::{PathRule, Scope, SigningKey, canonical_request, encode, string_to_sign};
 use terroir_types::Clock;
 
+use crate::backend::StringMap;
 use crate::outbound::{Outbound, OutboundError};
 use crate::target::S3Destination;
 
@@ -19,6 +23,14 @@ use crate::target::S3Destination;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// What is read of an error.
 const MAX_ERROR: usize = 64 << 10;
+
+/// A part of an upload that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    pub number: u16,
+    /// As it was given, with quotes.
+    pub etag: String,
+}
 
 /// The client. A cheap handle.
 #[derive(Clone)]
@@ -68,6 +80,91 @@ impl ForeignS3 {
         }
     }
 
+    /// What is known of an object without its bytes.
+    ///
+    /// # Errors
+    /// As [`Self::put`]; there is no code.
+    pub async fn head(&self, bucket: &str, key: &str) -> Result<HeaderMap, OutboundError> {
+        let answer = self.send(Method::HEAD, bucket, key, "", HeaderMap::new(), Bytes::new()).await?;
+        Ok(answer.headers().clone())
+    }
+
+    /// Replaces the tags of an object.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_tags(&self, bucket: &str, key: &str, tags: &StringMap) -> Result<(), OutboundError> {
+        let tag = |(name, value): (&String, &String)| {
+            format!("<Tag><Key>{}</Key><Value>{}</Value></Tag>", escape(name), escape(value))
+        };
+        let tags: String = tags.iter().map(tag).collect();
+        let document = Bytes::from(format!("<Tagging><TagSet>{tags}</TagSet></Tagging>"));
+        self.send(Method::PUT, bucket, key, "tagging=", proven(&document), document).await.map(drop)
+    }
+
+    /// Begins an upload in parts; gives its id.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn create_upload(&self, bucket: &str, key: &str, headers: HeaderMap) -> Result<String, OutboundError> {
+        let answer = self.send(Method::POST, bucket, key, "uploads=", headers, Bytes::new()).await?;
+        let text = read(answer, MAX_ERROR).await?;
+        let text = String::from_utf8_lossy(&text);
+        let id = text.split_once("<UploadId>").and_then(|(_, rest)| rest.split_once("</UploadId>"));
+        let is_plain = |id: &&str| !id.is_empty() && !id.contains(['&', '<']);
+        id.map(|(id, _)| id).filter(is_plain).map(str::to_owned).ok_or_else(|| not_s3("an upload without an id"))
+    }
+
+    /// Gives the part's ETag, as it was given.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn put_part(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        number: u16,
+        body: Bytes,
+    ) -> Result<String, OutboundError> {
+        let query = format!("partNumber={number}&uploadId={}", encode(upload.as_bytes()));
+        let answer = self.send(Method::PUT, bucket, key, &query, HeaderMap::new(), body).await?;
+        let etag = answer.headers().get(http::header::ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
+        etag.ok_or_else(|| not_s3("a part without an ETag"))
+    }
+
+    /// # Errors
+    /// As [`Self::put`]. An error may come with a status of success, as S3 has it.
+    pub async fn complete_upload(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+    ) -> Result<(), OutboundError> {
+        let part = |part: &Part| {
+            format!("<Part><PartNumber>{}</PartNumber><ETag>{}</ETag></Part>", part.number, escape(&part.etag))
+        };
+        let parts: String = parts.iter().map(part).collect();
+        let document = Bytes::from(format!("<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>"));
+        let query = format!("uploadId={}", encode(upload.as_bytes()));
+        let answer = self.send(Method::POST, bucket, key, &query, HeaderMap::new(), document).await?;
+        let status = answer.status();
+        let text = read(answer, MAX_ERROR).await?;
+        let text = String::from_utf8_lossy(&text);
+        if text.contains("<CompleteMultipartUploadResult") {
+            return Ok(());
+        }
+        Err(OutboundError::Refused { status, code: code_in(&text) })
+    }
+
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn abort_upload(&self, bucket: &str, key: &str, upload: &str) -> Result<(), OutboundError> {
+        let query = format!("uploadId={}", encode(upload.as_bytes()));
+        self.send(Method::DELETE, bucket, key, &query, HeaderMap::new(), Bytes::new()).await.map(drop)
+    }
+
     /// `query`: encoded, and in the order in which it is signed.
     async fn send(
         &self,
@@ -87,10 +184,7 @@ impl ForeignS3 {
         // An answer without a document, or with another one than S3's, has no code.
         let text = read(answer, MAX_ERROR).await.unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-        let is_word = |code: &&str| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric());
-        let code = code.map(|(code, _)| code).filter(is_word).unwrap_or_default().to_owned();
-        Err(OutboundError::Refused { status, code })
+        Err(OutboundError::Refused { status, code: code_in(&text) })
     }
 
     fn sign(
@@ -138,6 +232,40 @@ impl ForeignS3 {
         request.headers_mut().insert(http::header::AUTHORIZATION, authorization);
         Ok(request)
     }
+}
+
+/// S3's code of an error; empty if there is none.
+fn code_in(text: &str) -> String {
+    let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+    let is_word = |code: &&str| code.len() <= 64 && code.bytes().all(|b| b.is_ascii_alphanumeric());
+    code.map(|(code, _)| code).filter(is_word).unwrap_or_default().to_owned()
+}
+
+fn not_s3(what: &str) -> OutboundError {
+    OutboundError::Impossible(format!("what answers is no S3: {what}"))
+}
+
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            // Else they would be read as spaces and line ends.
+            '\t' | '\n' | '\r' => escaped.push_str(&format!("&#{};", c as u32)),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// What documents need that decide what is kept.
+fn proven(document: &Bytes) -> HeaderMap {
+    let md5 = STANDARD.encode(Md5::digest(document));
+    let value = HeaderValue::from_str(&md5).ok();
+    value.map(|value| (HeaderName::from_static("content-md5"), value)).into_iter().collect()
 }
 
 async fn read(answer: Response, limit: usize) -> Result<Bytes, OutboundError> {

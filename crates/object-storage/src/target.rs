@@ -15,6 +15,8 @@ pub const DEFAULT_MAX_QUEUED: u64 = 100_000;
 /// More would let one target that is away fill the disk.
 pub const MOST_QUEUED: u64 = 10_000_000;
 const MAX_NAME: usize = 63;
+/// What queues of events are called before the target's name.
+pub(crate) const EVENTS: &str = "events/";
 
 /// At `object-target/<MAC of its name>`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,7 +173,13 @@ impl Target {
 
     /// The queue of the events for it.
     pub fn event_queue(name: &str) -> String {
-        format!("events/{name}")
+        format!("{EVENTS}{name}")
+    }
+
+    /// Whether what is in this queue waits for the target of this name.
+    pub fn has_queue(name: &str, queue: &str) -> bool {
+        let of_copies = queue.strip_prefix(crate::replication::QUEUES).and_then(|rest| rest.split_once("/target/"));
+        queue.strip_prefix(EVENTS) == Some(name) || of_copies.is_some_and(|(_, target)| target == name)
     }
 
     /// Under which ARNs tenants know it; the first is the one to show.
@@ -309,6 +317,14 @@ mod tests {
             assert_eq!(name_in_arn(arn, service, region), None, "{arn}");
         }
         assert_eq!(name_in_arn("arn:aws:sns:eu-1:000000000000:http://x", "sns", "eu-1"), None);
+        for (queue, is_its) in [
+            ("events/a", true),
+            ("events/ab", false),
+            ("replicate/07/target/a", true),
+            ("replicate/07/bucket/a", false),
+        ] {
+            assert_eq!(Target::has_queue("a", queue), is_its, "{queue}");
+        }
         drop(txn);
         store.transact(&[], |txn| remove(txn, "a")).await.unwrap();
         assert_eq!(store.transact(&[], |txn| remove(txn, "a")).await.unwrap_err().code(), "NoSuchEntity");

@@ -39,14 +39,6 @@ impl S3Api {
         Ok(S3Response::new(GetBucketRequestPaymentOutput { payer }))
     }
 
-    pub(super) async fn get_bucket_replication(
-        &self,
-        _request: S3Request<GetBucketReplicationInput>,
-    ) -> S3Result<S3Response<GetBucketReplicationOutput>> {
-        let message = "The replication configuration was not found";
-        Err(none("ReplicationConfigurationNotFoundError", message))
-    }
-
     pub(super) async fn get_bucket_accelerate_configuration(
         &self,
         _request: S3Request<GetBucketAccelerateConfigurationInput>,

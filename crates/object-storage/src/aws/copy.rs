@@ -108,7 +108,10 @@ impl S3Api {
             meta.acl.clone_from(&acl);
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
             let copied = shown_version(from.versioning, &source.head.version);
-            let notes = self.notes(&from.scope, &bucket, &to.key, &[Event::Copy])?;
+            let mut notes = self.notes(&from.scope, &bucket, &to.key, &[Event::Copy])?;
+            let (replication, copies) = self.replication(&bucket, versioning, &to.key, &meta.tags)?;
+            meta.replication = replication;
+            notes.extend(copies);
             let copy = NewCopy { meta, condition: write.clone(), versioning, lock, notes };
             match self.copy_bytes(&from.place, source, &to, copy, algorithm).await {
                 Err(BackendError::SourceChanged) => {}

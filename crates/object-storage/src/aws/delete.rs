@@ -9,7 +9,7 @@ use super::front::RequestScope;
 use super::permissions::{Need, of_signature};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version};
-use crate::backend::{Delete, Deleted, Place, Versioning, WriteCondition};
+use crate::backend::{Delete, Deleted, Note, Place, Versioning, WriteCondition};
 use crate::model::Bucket as BucketRecord;
 use crate::notification::Event;
 
@@ -24,14 +24,15 @@ impl S3Api {
         let input = &request.input;
         let conditions = [input.if_match_last_modified_time.is_some(), input.if_match_size.is_some()];
         refuse_directory_conditions(&conditions)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let delete = Delete {
             version: asked_version(input.version_id.as_deref())?,
             condition: write_condition(input.if_match.as_ref(), None)?,
-            versioning: self.versioning(request.bucket()?)?,
+            versioning,
             bypass: self
                 .bypasses(&request, input.bypass_governance_retention, &input.key, input.version_id.as_deref())
                 .await?,
-            notes: self.notes(request.scope()?, request.bucket()?, &input.key, &Event::BY_REQUEST)?,
+            notes: self.notes_of_deletion(request.scope()?, request.bucket()?, versioning, &input.key)?,
         };
         let place = request.place(&input.key)?;
         let deleted = self.backend().delete(&place, delete).await.map_err(from_backend)?;
@@ -97,6 +98,18 @@ impl S3Api {
         Ok(S3Response::new(output))
     }
 
+    fn notes_of_deletion(
+        &self,
+        scope: &RequestScope,
+        bucket: &BucketRecord,
+        versioning: Versioning,
+        key: &str,
+    ) -> S3Result<Vec<Note>> {
+        let mut notes = self.notes(scope, bucket, key, &Event::BY_REQUEST)?;
+        notes.extend(self.replication_of_marker(bucket, versioning, key)?);
+        Ok(notes)
+    }
+
     async fn delete_one(
         &self,
         scope: &RequestScope,
@@ -112,7 +125,7 @@ impl S3Api {
             None => WriteCondition::Always,
         };
         let version = asked_version(object.version_id.as_deref())?;
-        let notes = self.notes(scope, bucket, &object.key, &Event::BY_REQUEST)?;
+        let notes = self.notes_of_deletion(scope, bucket, versioning, &object.key)?;
         let delete = Delete { version, condition, versioning, bypass, notes };
         self.backend().delete(&Place::new(bucket.id, &*object.key), delete).await.map_err(from_backend)
     }

@@ -26,6 +26,7 @@ mod permissions;
 mod policy;
 mod post;
 mod quota;
+mod replication;
 mod service;
 mod tagging;
 mod versions;

@@ -174,6 +174,12 @@ impl S3Api {
         let size = input
             .mpu_object_size
             .map(|size| u64::try_from(size).map_err(|_| invalid_argument("x-amz-mp-object-size must not be negative")));
+        let mut notes = self.notes(&scope, &bucket, &place.key, &[Event::CompleteMultipartUpload])?;
+        // None: a repetition, which makes nothing new.
+        let upload = self.backend().upload(&place, &input.upload_id).await.map_err(from_backend)?;
+        let tags = upload.map(|upload| upload.new.meta.tags).unwrap_or_default();
+        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &tags)?;
+        notes.extend(copies);
         let complete = CompleteUpload {
             parts,
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
@@ -182,7 +188,8 @@ impl S3Api {
             checksum,
             coverage: coverage.transpose()?,
             size: size.transpose()?,
-            notes: self.notes(&scope, &bucket, &place.key, &[Event::CompleteMultipartUpload])?,
+            replication,
+            notes,
         };
         self.room(&bucket, None, 1).await?;
         let head = self.backend().complete_upload(&place, &input.upload_id, complete).await.map_err(from_backend)?;

@@ -90,7 +90,7 @@ impl S3Api {
         if request.input.skip_destination_validation != Some(true) {
             let notes = rules.test_notes(&txn, &request.scope()?.request_id).map_err(from_domain)?;
             if !notes.is_empty() {
-                self.backend().tell(&Place::new(bucket.id, ""), notes).await.map_err(from_backend)?;
+                self.backend().tell(&Place::new(bucket.id, ""), None, notes).await.map_err(from_backend)?;
             }
         }
         Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))

@@ -16,6 +16,7 @@ use super::convert::{
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
 use super::quota::from_write;
+use super::replication::shown_status;
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
 use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
@@ -218,9 +219,12 @@ impl S3Api {
         let size = input.content_length.and_then(|length| u64::try_from(length).ok());
         let room = self.room(&bucket, size, 1).await?;
         let created = if scope.is_form { Event::Post } else { Event::Put };
-        let notes = self.notes(&scope, &bucket, &place.key, &[created])?;
+        let mut notes = self.notes(&scope, &bucket, &place.key, &[created])?;
+        let meta = object_meta(&request.headers, input.metadata)?;
+        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &meta.tags)?;
+        notes.extend(copies);
         let put = Put {
-            meta: ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? },
+            meta: ObjectMeta { acl, replication, ..meta },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
             lock,
@@ -288,6 +292,7 @@ impl S3Api {
             object_lock_mode: shown_mode(&lock),
             object_lock_retain_until_date: shown_until(&lock),
             parts_count: selection.parts_count,
+            replication_status: shown_status(&head),
             tag_count: tag_count(&head),
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
@@ -374,6 +379,7 @@ impl S3Api {
                 object_lock_mode: shown_mode(&lock),
                 object_lock_retain_until_date: shown_until(&lock),
                 parts_count: selection.parts_count,
+                replication_status: shown_status(&head),
                 version_id: shown_version(versioning, &head.version),
                 ..Default::default()
             },

@@ -163,6 +163,8 @@ operations! {
     put_bucket_request_payment: PutBucketRequestPaymentInput -> PutBucketRequestPaymentOutput,
     put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput -> PutBucketAccelerateConfigurationOutput,
     put_bucket_logging: PutBucketLoggingInput -> PutBucketLoggingOutput,
+    put_bucket_replication: PutBucketReplicationInput -> PutBucketReplicationOutput,
+    delete_bucket_replication: DeleteBucketReplicationInput -> DeleteBucketReplicationOutput,
     put_bucket_notification_configuration: PutBucketNotificationConfigurationInput -> PutBucketNotificationConfigurationOutput,
     list_bucket_analytics_configurations: ListBucketAnalyticsConfigurationsInput -> ListBucketAnalyticsConfigurationsOutput,
     list_bucket_inventory_configurations: ListBucketInventoryConfigurationsInput -> ListBucketInventoryConfigurationsOutput,

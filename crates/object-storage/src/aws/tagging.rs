@@ -11,7 +11,7 @@ use super::error::{from_backend, from_domain, invalid, s3};
 use super::permissions::{Need, of_signature, of_tags};
 use super::service::{AnswerStatus, S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version, shown_version};
-use crate::backend::{Place, StringMap, VersionId};
+use crate::backend::{Note, Place, StringMap, VersionId};
 use crate::model::Bucket;
 use crate::notification::Event;
 
@@ -78,7 +78,7 @@ impl S3Api {
         let tags = super::convert::check_tags(pairs)?;
         let basis = self.may_tag(&request, &place, request.input.version_id.clone(), &tags).await?;
         let version = decided_version(basis.as_ref(), version);
-        let notes = self.notes(request.scope()?, request.bucket()?, &place.key, &[Event::TaggingPut])?;
+        let notes = self.notes_of_change(&request, &place.key, Event::TaggingPut)?;
         let tagged = self.backend().set_tags(&place, version.as_ref(), tags, notes).await.map_err(from_backend)?;
         Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
     }
@@ -92,9 +92,16 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let version = decided_version(request.found()?.basis.as_ref(), version);
         let none = Default::default();
-        let notes = self.notes(request.scope()?, request.bucket()?, &place.key, &[Event::TaggingDelete])?;
+        let notes = self.notes_of_change(&request, &place.key, Event::TaggingDelete)?;
         let untagged = self.backend().set_tags(&place, version.as_ref(), none, notes).await.map_err(from_backend)?;
         Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
+    }
+
+    fn notes_of_change<T>(&self, request: &S3Request<T>, key: &str, event: Event) -> S3Result<Vec<Note>> {
+        let bucket = request.bucket()?;
+        let mut notes = self.notes(request.scope()?, bucket, key, &[event])?;
+        notes.extend(self.replication_of_change(bucket, key)?);
+        Ok(notes)
     }
 
     /// Policies may look at the tags that an object is to get.

@@ -14,11 +14,13 @@
 pub mod local;
 mod lock;
 mod outbox;
+mod replica;
 mod types;
 mod version;
 
 pub use lock::*;
 pub use outbox::*;
+pub use replica::*;
 pub use types::*;
 pub use version::*;
 
@@ -61,7 +63,7 @@ impl OpenObject {
 }
 
 #[async_trait]
-pub trait ObjectBackend: Outbox {
+pub trait ObjectBackend: Replicas {
     /// First half of deleting a bucket: from here on nothing can be written to it.
     ///
     /// # Errors
@@ -112,7 +114,7 @@ pub trait ObjectBackend: Outbox {
         notes: Vec<Note>,
     ) -> Result<VersionId, BackendError>;
 
-    /// Changes what keeps an object, or one version; gives the version that it keeps.
+    /// Changes what keeps an object, or one version; gives the version that it keeps. `notes` are kept with the change.
     ///
     /// # Errors
     /// `NoSuchKey`, `NoSuchVersion`, `IsDeleteMarker`, `Locked`.
@@ -121,6 +123,7 @@ pub trait ObjectBackend: Outbox {
         at: &Place,
         version: Option<&VersionId>,
         change: LockChange,
+        notes: Vec<Note>,
     ) -> Result<VersionId, BackendError>;
 
     /// Deletes an object or one version. That there is nothing to delete is no error.

@@ -16,6 +16,8 @@ use super::{BackendError, Place, VersionId};
 pub enum Outcome {
     /// A version with bytes was written, or what is said of one was changed.
     Written,
+    /// What is said of a version was changed that is copied elsewhere.
+    SourceChanged,
     /// A version, or a delete marker, was removed.
     Removed,
     /// A delete marker was added.
@@ -62,8 +64,8 @@ pub struct QueueStats {
 
 #[async_trait]
 pub trait Outbox: Send + Sync + 'static {
-    /// Adds entries that no write comes with; they are about `place`, and about no version.
-    async fn tell(&self, place: &Place, notes: Vec<Note>) -> Result<(), BackendError>;
+    /// Adds entries that no write comes with; they are about `place`, and perhaps about one version there.
+    async fn tell(&self, place: &Place, version: Option<&VersionId>, notes: Vec<Note>) -> Result<(), BackendError>;
 
     /// Entries with numbers above `after`, in order.
     async fn entries(&self, queue: &str, after: u64, limit: usize) -> Result<Vec<Entry>, BackendError>;

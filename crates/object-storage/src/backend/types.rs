@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
-use super::{BoxError, DeleteMarker, Note, ObjectLock, Retention, Stamp, VersionId, Versioning};
+use super::{BoxError, DeleteMarker, Note, ObjectLock, ReplicationStatus, Retention, Stamp, VersionId, Versioning};
 use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
 
@@ -79,6 +79,9 @@ pub struct ObjectMeta {
     /// None: the bucket owner's, and private.
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Acl>,
+    /// None: it is copied nowhere, and no copy itself.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
 }
 
 /// What is known of an object without its bytes.
@@ -328,6 +331,8 @@ pub struct CompleteUpload {
     pub checksum: Option<(Algorithm, String)>,
     pub coverage: Option<Coverage>,
     pub size: Option<u64>,
+    /// What the object says of its copies.
+    pub replication: Option<ReplicationStatus>,
     /// Kept with the object.
     pub notes: Vec<Note>,
 }

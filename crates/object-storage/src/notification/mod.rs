@@ -69,6 +69,7 @@ pub enum Event {
     AclPut,
     TaggingPut,
     TaggingDelete,
+    ReplicationFailed,
 }
 
 impl Event {
@@ -86,6 +87,7 @@ impl Event {
             Self::AclPut => "ObjectAcl:Put",
             Self::TaggingPut => "ObjectTagging:Put",
             Self::TaggingDelete => "ObjectTagging:Delete",
+            Self::ReplicationFailed => "Replication:OperationFailedReplication",
         }
     }
 

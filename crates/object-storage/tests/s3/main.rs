@@ -22,6 +22,7 @@ mod objects;
 mod policies;
 mod quotas;
 mod races;
+mod replication;
 mod version_model;
 mod versions;
 mod websites;

@@ -180,7 +180,7 @@ async fn what_a_target_refuses_waits_and_keeps_the_order_of_its_key() {
         assert!(std::time::Instant::now() < deadline);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(notifier.troubles()["slow"].error.contains("503"), "{:?}", notifier.troubles());
+    assert!(notifier.troubles()["events/slow"].error.contains("503"), "{:?}", notifier.troubles());
     let waiting = world.backend.queues().await.unwrap();
     assert_eq!((waiting[0].name.as_str(), waiting[0].entries), ("events/slow", 5));
     hook.refuse(|_| false);

@@ -10,6 +10,7 @@ mod list_versions;
 mod multipart;
 mod outbox;
 mod reader;
+mod replica;
 mod rows;
 mod schema;
 mod scrub;
@@ -39,8 +40,8 @@ use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
     ListVersions, Listing, LockChange, Lookup, MAX_PUT_SIZE, NewCopy, NewUpload, Note, ObjectBackend, ObjectHead,
-    ObjectMeta, OpenObject, PartHead, PartOfObject, Place, Put, Source, StringMap, Upload, UploadListing, Verify,
-    VersionId, VersionListing, Versioning, WriteCondition,
+    ObjectMeta, OpenObject, Outcome, PartHead, PartOfObject, Place, Put, ReplicationStatus, Source, StringMap, Upload,
+    UploadListing, Verify, VersionId, VersionListing, Versioning, WriteCondition,
 };
 use crate::acl::Acl;
 use crate::budget::DiskBudget;
@@ -211,6 +212,9 @@ impl LocalBackend {
             .0
             .index
             .write_guarded(unfinished, move |c| {
+                if outbox::is_full(c, &notes)? {
+                    Arc::make_mut(&mut new.head.meta).replication = Some(ReplicationStatus::Failed);
+                }
                 let (version, garbage) = versions::put(c, &place, &new, &condition, versioning)?;
                 new.head.version = version;
                 let kept = outbox::keep(c, &Fact::written(&place, &new.head, now), &notes)?;
@@ -232,8 +236,20 @@ impl LocalBackend {
     ) -> Result<VersionId, BackendError> {
         let (place, version, now) = (at.clone(), version.cloned(), self.0.clock.now());
         let write = move |c: &rusqlite::Connection| {
+            let copied = notes.iter().any(|note| note.on == Outcome::SourceChanged);
+            let change = |meta: &mut ObjectMeta| {
+                change(meta);
+                if copied && meta.replication.is_some_and(ReplicationStatus::is_followed) {
+                    meta.replication = Some(ReplicationStatus::Pending);
+                }
+            };
             let head = versions::change_meta(c, &place, version.as_ref(), change)?;
-            let kept = outbox::keep(c, &Fact::written(&place, &head, now), &notes)?;
+            let mut fact = Fact::written(&place, &head, now);
+            let mut kept = outbox::keep(c, &fact, &notes)?;
+            if head.meta.replication.is_some_and(ReplicationStatus::is_followed) {
+                fact.outcome = Outcome::SourceChanged;
+                kept |= outbox::keep(c, &fact, &notes)?;
+            }
             Ok((head.version, kept))
         };
         let (version, kept) = self.0.index.write(write).await?;
@@ -306,6 +322,11 @@ struct Found {
 }
 
 impl Found {
+    /// What a second owner of its bytes takes of the index.
+    fn inline_bytes(&self) -> u64 {
+        if matches!(self.data, Data::Inline(..)) { self.head.size } else { 0 }
+    }
+
     fn open(self, inner: &Inner) -> OpenObject {
         let pieces = match &self.data {
             Data::Inline(..) => Vec::new(),
@@ -356,8 +377,7 @@ impl ObjectBackend for LocalBackend {
     async fn copy(&self, from: &Source, to: &Place, copy: NewCopy) -> Result<ObjectHead, BackendError> {
         let found = self.find(&from.place, Some(&from.version)).await?.found();
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
-        let inline = matches!(found.data, Data::Inline(..));
-        self.0.admit(if inline { found.head.size } else { 0 })?;
+        self.0.admit(found.inline_bytes())?;
         let NewCopy { meta, condition, versioning, lock, notes } = copy;
         let head = ObjectHead {
             modified: self.0.now(),
@@ -396,9 +416,16 @@ impl ObjectBackend for LocalBackend {
         at: &Place,
         version: Option<&VersionId>,
         change: LockChange,
+        notes: Vec<Note>,
     ) -> Result<VersionId, BackendError> {
         let (place, version, now) = (at.clone(), version.cloned(), self.0.now());
-        self.0.index.write(move |c| versions::change_lock(c, &place, version.as_ref(), change, now)).await
+        let write = move |c: &rusqlite::Connection| versions::change_lock(c, &place, version.as_ref(), change, now);
+        let changed = self.0.index.write(write).await?;
+        if !notes.is_empty() {
+            // What is copied is how it is when it is copied: it may be noted after it was changed.
+            self.change_meta(at, Some(&changed), notes, |_| ()).await?;
+        }
+        Ok(changed)
     }
 
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError> {

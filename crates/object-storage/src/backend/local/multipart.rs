@@ -12,7 +12,7 @@ use super::sums::Sums;
 use super::versions;
 use crate::backend::{
     BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
-    ObjectLock, PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
+    ObjectLock, ObjectMeta, PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
 };
 use crate::checksum::{self, Checksum, Coverage};
 
@@ -247,7 +247,7 @@ fn whole(
         etag: format!("{}-{}", hex::encode(md5.finalize()), chosen.len()),
         modified: now,
         checksum,
-        meta: Arc::new(upload.new.meta.clone()),
+        meta: Arc::new(ObjectMeta { replication: complete.replication, ..upload.new.meta.clone() }),
         version: VersionId::null(),
         lock: ObjectLock { retention: lock.retention.or(complete.default_retention), ..lock },
         parts: u16::try_from(chosen.len()).ok(),

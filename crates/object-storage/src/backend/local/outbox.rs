@@ -31,6 +31,10 @@ impl<'a> Fact<'a> {
         Self { at, outcome: Outcome::Written, version: &head.version, size: head.size, etag: Some(&head.etag), now }
     }
 
+    pub(super) fn of_marker(at: &'a Place, version: &'a VersionId, now: Timestamp) -> Self {
+        Self { at, outcome: Outcome::MarkerAdded, version, size: 0, etag: Some(ETAG_OF_NOTHING), now }
+    }
+
     /// None: the deletion found nothing to delete.
     pub(super) fn deleted(
         at: &'a Place,
@@ -41,11 +45,25 @@ impl<'a> Fact<'a> {
     ) -> Option<Self> {
         let version = deleted.version.as_ref().unwrap_or(null);
         if !named && deleted.marker {
-            let etag = Some(ETAG_OF_NOTHING);
-            return Some(Self { at, outcome: Outcome::MarkerAdded, version, size: 0, etag, now });
+            return Some(Self::of_marker(at, version, now));
         }
         deleted.existed.then_some(Self { at, outcome: Outcome::Removed, version, size: 0, etag: None, now })
     }
+}
+
+/// Whether a copy that a new version is noted for finds its queue full.
+pub(super) fn is_full(c: &Connection, notes: &[Note]) -> Result<bool, BackendError> {
+    if notes.is_empty() {
+        return Ok(false);
+    }
+    let mut count = c.prepare_cached("SELECT entries FROM queue WHERE name = ?1")?;
+    for note in notes.iter().filter(|note| note.queue.starts_with(crate::replication::QUEUES)) {
+        let entries: Option<i64> = count.query_row([&note.queue], |row| row.get(0)).optional()?;
+        if entries.is_some_and(|entries| rows::size(entries) >= note.limit) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Keeps those notes that are about what the write did. Whether somebody should be told that there are some.
@@ -147,10 +165,10 @@ pub(super) fn queues(c: &Connection) -> Result<Vec<QueueStats>, BackendError> {
 
 #[async_trait]
 impl Outbox for LocalBackend {
-    async fn tell(&self, place: &Place, notes: Vec<Note>) -> Result<(), BackendError> {
+    async fn tell(&self, place: &Place, version: Option<&VersionId>, notes: Vec<Note>) -> Result<(), BackendError> {
         let (place, now) = (place.clone(), self.0.clock.now());
+        let version = version.cloned().unwrap_or_else(VersionId::null);
         let write = move |c: &Connection| {
-            let version = VersionId::null();
             let fact = Fact { at: &place, outcome: Outcome::Written, version: &version, size: 0, etag: None, now };
             keep(c, &fact, &notes)
         };
