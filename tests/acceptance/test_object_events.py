@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import threading
 
@@ -140,6 +141,35 @@ def test_notifications_as_boto3_sees_them(shared_cloud, tmp_path, hook):
     assert done.returncode != 0 and "50 messages wait" in done.stderr
     assert "50 messages were dropped" in cloud.terroir("objects", "target", "remove", "events", "--force").stdout
     s3.put_object(Bucket="tells", Key="x.jpg", Body=b"")
+
+
+def test_access_logs_are_delivered_at_the_end_at_the_latest(cloud):
+    s3 = cloud.client("s3")
+    for bucket in ["logged", "logs-here"]:
+        s3.create_bucket(Bucket=bucket)
+    target = {"TargetBucket": "logs-here", "TargetPrefix": "logged/"}
+    status = {"LoggingEnabled": target}
+    refused("InvalidTargetBucketForLogging", s3.put_bucket_logging, Bucket="logged", BucketLoggingStatus=status)
+    statement = {
+        "Effect": "Allow",
+        "Principal": {"Service": "logging.s3.amazonaws.com"},
+        "Action": "s3:PutObject",
+        "Resource": "arn:aws:s3:::logs-here/logged/*",
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    s3.put_bucket_policy(Bucket="logs-here", Policy=policy)
+    s3.put_bucket_logging(Bucket="logged", BucketLoggingStatus=status)
+    assert s3.get_bucket_logging(Bucket="logged")["LoggingEnabled"] == target
+    s3.put_object(Bucket="logged", Key="a b", Body=b"12345")
+    s3.get_object(Bucket="logged", Key="a b")["Body"].read()
+    old = cloud.pid_of("server")
+    os.kill(old, signal.SIGTERM)
+    until("it is back", lambda: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
+    [log] = s3.list_objects_v2(Bucket="logs-here", Prefix="logged/")["Contents"]
+    lines = s3.get_object(Bucket="logs-here", Key=log["Key"])["Body"].read().decode().splitlines()
+    assert re.fullmatch(r"logged/\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d-[0-9A-F]{16}", log["Key"])
+    operations = [line.split(" ")[7] for line in lines]
+    assert operations[-2:] == ["REST.PUT.OBJECT", "REST.GET.OBJECT"] and " a%20b " in lines[-1]
 
 
 class Writer(threading.Thread):

@@ -152,12 +152,12 @@ def test_kill_9_in_the_middle_of_copying(cloud, tmp_path):
 def test_replication_is_refused_as_aws_refuses_it(shared_cloud):
     cloud = shared_cloud
     s3, role = cloud.client("s3"), make_role(cloud)
-    make_bucket(s3, "from")
-    make_bucket(s3, "to")
+    make_bucket(s3, "from-here")
+    make_bucket(s3, "to-there")
     s3.create_bucket(Bucket="unversioned")
 
-    def put(bucket="from", role=role, **changes):
-        rules = [{**rule("r", 1, "arn:aws:s3:::to"), **changes}]
+    def put(bucket="from-here", role=role, **changes):
+        rules = [{**rule("r", 1, "arn:aws:s3:::to-there"), **changes}]
         s3.put_bucket_replication(Bucket=bucket, ReplicationConfiguration={"Role": role, "Rules": rules})
 
     put()
@@ -168,5 +168,5 @@ def test_replication_is_refused_as_aws_refuses_it(shared_cloud):
     refused("InvalidRequest", put, Destination={"Bucket": far}, contains="must exist")
     refused("InvalidArgument", put, Destination={"Bucket": "https://s3.example.org"})
     refused("InvalidArgument", put, role="nobody")
-    s3.delete_bucket_replication(Bucket="from")
-    refused("ReplicationConfigurationNotFoundError", s3.get_bucket_replication, Bucket="from", status=404)
+    s3.delete_bucket_replication(Bucket="from-here")
+    refused("ReplicationConfigurationNotFoundError", s3.get_bucket_replication, Bucket="from-here", status=404)

@@ -96,6 +96,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let admin_socket = private_socket(&layout.admin_socket())?;
     let crossing_socket = private_socket(&layout.crossing_socket())?;
     let objects = objects(&cloud).await?;
+    let front = objects.0.clone();
     let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(admin.clone()));
     let usage = layout.usage();
     let usage = UsageLog::open(&usage).map_err(|error| describe(&error, "cannot open", &usage).to_string())?;
@@ -123,6 +124,13 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         let stopping = stopping();
         async move {
             lifecycle.run(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let stopping = stopping();
+        async move {
+            front.deliver_access_logs(stopping).await;
             Ok(())
         }
     });

@@ -160,6 +160,12 @@ impl Acl {
     }
 
     /// Whether a grant lets the asker do what needs `permission`. `ignore_public`: grants to groups do not count.
+    /// Whether this very grant, or full control, is given.
+    pub fn has(&self, grantee: Grantee, permission: Permission) -> bool {
+        let counts = |given: Permission| given == permission || given == Permission::FullControl;
+        self.grants.iter().any(|grant| grant.grantee == grantee && counts(grant.permission))
+    }
+
     pub fn grants(&self, asker: Asker, permission: Permission, ignore_public: bool) -> bool {
         self.grants.iter().any(|grant| {
             let counts = grant.permission == permission || grant.permission == Permission::FullControl;

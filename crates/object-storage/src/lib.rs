@@ -3,6 +3,7 @@
 //! A bucket is a record of the state store ([`model`], [`ops`]); its objects are the [`backend`]'s, which knows it only
 //! by number.
 
+pub mod access_log;
 pub mod acl;
 pub mod backend;
 pub mod budget;

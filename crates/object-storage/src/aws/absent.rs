@@ -24,13 +24,6 @@ impl S3Api {
         Err(none("ServerSideEncryptionConfigurationNotFoundError", message))
     }
 
-    pub(super) async fn get_bucket_logging(
-        &self,
-        _request: S3Request<GetBucketLoggingInput>,
-    ) -> S3Result<S3Response<GetBucketLoggingOutput>> {
-        Ok(S3Response::new(GetBucketLoggingOutput::default()))
-    }
-
     pub(super) async fn get_bucket_request_payment(
         &self,
         _request: S3Request<GetBucketRequestPaymentInput>,
@@ -67,16 +60,6 @@ impl S3Api {
             }
             Some(BucketAccelerateStatus::ENABLED) => Err(not_implemented("transfer acceleration")),
             _ => Err(malformed_xml()),
-        }
-    }
-
-    pub(super) async fn put_bucket_logging(
-        &self,
-        request: S3Request<PutBucketLoggingInput>,
-    ) -> S3Result<S3Response<PutBucketLoggingOutput>> {
-        match request.input.bucket_logging_status.logging_enabled {
-            None => Ok(S3Response::new(PutBucketLoggingOutput::default())),
-            Some(_) => Err(not_implemented("access logs in buckets")),
         }
     }
 

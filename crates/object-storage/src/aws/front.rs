@@ -17,8 +17,9 @@ use hyper::body::{Body as HttpBody, Frame};
 use s3s::path::S3Path;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3Result};
+use std::future::Future;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use terroir_action::Caller;
 use terroir_iam::sigv4::{PathRule, Presented, SignatureError, SigningKey};
 use terroir_iam::{Iam, RequestFacts};
@@ -31,6 +32,7 @@ use super::chunked::ChunkSigner;
 use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
 use super::service::{AnswerStatus, ApiParts, S3Api};
+use crate::access_log::Request as LoggedRequest;
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
 use crate::guard::NewBuckets;
@@ -146,6 +148,7 @@ pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Er
         region: region.clone(),
         new_buckets,
         lifecycle_day,
+        access_logs: Arc::default(),
     });
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());
@@ -183,6 +186,9 @@ impl S3Front {
         parts.extensions.insert(S3RequestId(request_id.clone()));
         let is_head = parts.method == Method::HEAD;
         let mut outcome = S3Outcome::default();
+        let (started, facts) = (Instant::now(), self.facts(&parts));
+        let mut asked = LoggedRequest::read(&parts.method, &parts.uri, parts.version, &parts.headers, facts.now);
+        asked.remote_ip = facts.source_ip;
         let site = self.0.websites.bucket_of_host(&parts);
         let located = self.0.domains.locate(&parts);
         let bucket = site.clone().or_else(|| located.as_ref()?.get_bucket_name().map(str::to_owned));
@@ -205,8 +211,19 @@ impl S3Front {
         if let Some(cross_origin) = cross_origin {
             self.0.api.say_cross_origin(&cross_origin, response.headers_mut()).await;
         }
+        let mut response = self.0.api.log_access(asked, started, &request_id, &outcome, response);
         response.extensions_mut().insert(outcome);
         response
+    }
+
+    /// Delivers access logs until `stop` is ready, and once more then.
+    pub async fn deliver_access_logs(&self, stop: impl Future<Output = ()>) {
+        self.0.api.access_logs().run(self.0.api.parts(), stop).await;
+    }
+
+    /// Delivers the access logs that there are.
+    pub async fn deliver_access_logs_now(&self) {
+        self.0.api.access_logs().deliver(self.0.api.parts()).await;
     }
 
     pub(super) fn api(&self) -> &S3Api {

@@ -19,6 +19,7 @@ mod front;
 mod lifecycle;
 mod listing;
 mod lock;
+mod logging;
 mod multipart;
 mod notification;
 mod object;
@@ -31,5 +32,7 @@ mod service;
 mod tagging;
 mod versions;
 mod website;
+
+pub(crate) use service::ApiParts;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

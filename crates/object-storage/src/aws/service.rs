@@ -10,6 +10,7 @@ use super::access::{Found, FoundSource};
 use super::body::BodyState;
 use super::error::access_denied;
 use super::front::RequestScope;
+use crate::access_log::AccessLogs;
 use crate::backend::{ObjectBackend, Place};
 use crate::guard::{Guard, NewBuckets};
 use crate::lifecycle::Day;
@@ -20,7 +21,7 @@ use crate::model::Bucket;
 pub(super) struct S3Api(Arc<ApiParts>);
 
 /// What it is made of.
-pub(super) struct ApiParts {
+pub(crate) struct ApiParts {
     pub iam: Iam,
     pub backend: Arc<dyn ObjectBackend>,
     pub clock: Arc<dyn Clock>,
@@ -28,11 +29,20 @@ pub(super) struct ApiParts {
     pub region: String,
     pub new_buckets: NewBuckets,
     pub lifecycle_day: Day,
+    pub access_logs: Arc<AccessLogs>,
 }
 
 impl S3Api {
     pub(super) fn new(parts: ApiParts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    pub(super) fn parts(&self) -> &ApiParts {
+        &self.0
+    }
+
+    pub(super) fn access_logs(&self) -> &AccessLogs {
+        &self.0.access_logs
     }
 
     pub(super) fn iam(&self) -> &Iam {

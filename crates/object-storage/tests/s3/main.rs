@@ -15,6 +15,7 @@ mod integrity;
 mod lifecycle;
 mod listing;
 mod lock;
+mod logging;
 mod migration;
 mod multipart;
 mod notifications;
