@@ -25,6 +25,7 @@ EXPRESSION = "not fails_on_aws"
 TEST_TIMEOUT_SECONDS = 60
 
 sys.path.insert(0, str(ROOT / "tests/acceptance"))
+from botocore.exceptions import ClientError  # noqa: E402
 from cloud import CLEAN, Cloud  # noqa: E402
 
 
@@ -42,8 +43,19 @@ def user_named_after_its_account(cloud, account, owner):
     return {"access_key_id": key["AccessKeyId"], "secret_access_key": key["SecretAccessKey"]}
 
 
+def keys_of_kms(cloud, account):
+    """Lines with two keys for the suite's tests of SSE-KMS; none where the cloud has no key service."""
+    kms = cloud.client("kms", account["access_key_id"], account["secret_access_key"])
+    try:
+        keys = [kms.create_key()["KeyMetadata"]["Arn"] for _ in range(2)]
+    except ClientError as error:
+        print(f"s3-tests: no keys of KMS: {error}")
+        return []
+    return [f"kms_keyid = {keys[0]}", f"kms_keyid2 = {keys[1]}"]
+
+
 def configuration(cloud, region):
-    """The file that the suite reads. `iam` is the root of the account whose user `s3 alt` is."""
+    """The file that the suite reads, and the number of the account of `s3 alt`, whose root is `iam`."""
     accounts = {name: cloud.account(name) for name in ("main", "alt", "tenant", "users", "other-users")}
     owners = {}
     for name, account in accounts.items():
@@ -62,10 +74,14 @@ def configuration(cloud, region):
     lines += ["[fixtures]", "bucket prefix = s3t-{random}-", "iam name prefix = s3t-", "iam path prefix = /s3t/"]
     for section, (name, key) in sections.items():
         owner = owners[name]
-        lines += [f"[{section}]", f"display_name = {owner['DisplayName']}", f"user_id = {owner['ID']}"]
+        # Where the suite asks who an account's root is, it means the account's number.
+        identity = accounts[name]["account_id"] if section == "iam root" else owner["ID"]
+        lines += [f"[{section}]", f"display_name = {owner['DisplayName']}", f"user_id = {identity}"]
         lines += [f"email = {name}@example.org", f"api_name = {region}", "tenant = s3t"]
         lines += [f"access_key = {key['access_key_id']}", f"secret_key = {key['secret_access_key']}"]
-    return "\n".join(lines) + "\n"
+        if section == "s3 main":
+            lines += keys_of_kms(cloud, key)
+    return "\n".join(lines) + "\n", accounts["alt"]["account_id"]
 
 
 def environment_of_the_suite(folder):
@@ -108,14 +124,18 @@ def run_suite(folder, python, only):
     report.unlink(missing_ok=True)
     cloud = Cloud("simulated")
     try:
+        # AWS answers otherwise in its first region, and the suite was written there.
+        (cloud.data_dir / "terroir.toml").write_text('region = "us-east-1"\n')
         cloud.start()
         region = cloud.environment()["AWS_DEFAULT_REGION"]
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "s3tests.conf"
-            path.write_text(configuration(cloud, region))
+            text, alt_account = configuration(cloud, region)
+            path.write_text(text)
             environment = CLEAN | {
                 "S3TEST_CONF": str(path),
                 "AWS_DEFAULT_REGION": region,
+                "S3TEST_ALT_ACCOUNT": alt_account,
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "PYTHONPATH": str(Path(__file__).parent),
             }

@@ -216,6 +216,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         Arc::clone(&backend) as _,
         outbound.clone(),
         Arc::clone(&clock),
+        Arc::clone(&ids),
         region.name.clone(),
     );
     Ok(Cloud {
@@ -309,6 +310,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         website_domains: cloud.settings.s3_website_domains.clone(),
         new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
         lifecycle_day: lifecycle_day(&cloud.settings),
+        data_keys: None,
     };
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }

@@ -146,8 +146,8 @@ impl Presented {
         let (access_key_id, scope) = credential_scope(need("X-Amz-Credential")?)?;
         let expires = need("X-Amz-Expires")?.parse().ok().map(Duration::from_secs);
         let valid_for = expires
-            .filter(|expires| *expires <= LONGEST_PRESIGNED && !expires.is_zero())
-            .ok_or_else(|| malformed("X-Amz-Expires must be between 1 and 604800 seconds"))?;
+            .filter(|expires| *expires <= LONGEST_PRESIGNED)
+            .ok_or_else(|| malformed("X-Amz-Expires must be between 0 and 604800 seconds"))?;
         let signed_at = Timestamp::parse_amz_date(need("X-Amz-Date")?)
             .ok_or_else(|| malformed("X-Amz-Date must be in the form 20261124T050000Z"))?;
         Ok(Self {
@@ -426,17 +426,15 @@ fn single_header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Si
 }
 
 fn header_date(parts: &Parts) -> Result<Timestamp, SignatureError> {
-    let (text, parsed) = match single_header(parts, "x-amz-date")? {
-        Some(text) => (text, Timestamp::parse_amz_date(text)),
-        None => match single_header(parts, "date")? {
-            Some(text) => (text, Timestamp::parse_amz_date(text)),
-            None => {
-                return Err(malformed(
-                    "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.",
-                ));
-            }
-        },
+    let text = match single_header(parts, "x-amz-date")? {
+        Some(text) => Some(text),
+        None => single_header(parts, "date")?,
     };
+    let Some(text) = text else {
+        return Err(malformed("Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header."));
+    };
+    // What is signed has the compact form in any case.
+    let parsed = Timestamp::parse_amz_date(text).or_else(|| Timestamp::parse_http_date(text));
     parsed.ok_or_else(|| malformed(format!("Date must be in the form 20261124T050000Z. Got '{text}'.")))
 }
 

@@ -40,6 +40,7 @@ async fn main() -> Result<(), Failure> {
         domains: vec!["localhost".to_owned()],
         website_domains: Vec::new(),
         new_buckets: Default::default(),
+        data_keys: None,
         lifecycle_day: Day::default(),
     };
     let front = s3_service(options).await?;

@@ -8,7 +8,8 @@ use terroir_types::{Error, ErrorClass, Timestamp};
 
 /// Fields that no condition has to name.
 const FREE: [&str; 5] = ["policy", "x-amz-signature", "signature", "awsaccesskeyid", "file"];
-const FREE_PREFIX: &str = "x-ignore-";
+/// A checksum only narrows what the file may be.
+const FREE_PREFIXES: [&str; 2] = ["x-ignore-", "x-amz-checksum-"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostPolicy {
@@ -56,7 +57,8 @@ impl PostPolicy {
         for (name, value) in &document {
             match (name.as_str(), value) {
                 ("expiration", Value::String(text)) => {
-                    let parsed = Timestamp::parse_rfc3339(text);
+                    // RFC 3339 would take a blank between date and time, too.
+                    let parsed = Timestamp::parse_rfc3339(text).filter(|_| text.as_bytes().get(10) == Some(&b'T'));
                     expires_at = Some(parsed.ok_or_else(|| invalid(&format!("Invalid 'expiration' value: '{text}'")))?);
                 }
                 ("conditions", Value::Array(list)) => conditions = Some(list),
@@ -120,7 +122,7 @@ impl PostPolicy {
             }
         }
         let named = |name: &str| self.conditions.iter().any(|condition| condition.field == name);
-        let is_free = |name: &str| FREE.contains(&name) || name.starts_with(FREE_PREFIX);
+        let is_free = |name: &str| FREE.contains(&name) || FREE_PREFIXES.iter().any(|prefix| name.starts_with(prefix));
         match fields.keys().find(|name| !(is_free(name) || named(name))) {
             Some(extra) => Err(denied(format!("Extra input fields: {extra}"))),
             None => Ok(()),
@@ -159,6 +161,7 @@ mod tests {
             ("content-type", "text/plain"),
             ("x-amz-meta-tag", "any"),
             ("x-ignore-this", "x"),
+            ("x-amz-checksum-crc32", "x"),
             ("policy", "..."),
             ("x-amz-signature", "..."),
         ];
@@ -220,6 +223,7 @@ mod tests {
             r#"{"expiration":"2026-11-24T12:00:00Z"}"#,
             r#"{"conditions":[]}"#,
             r#"{"expiration":"tomorrow","conditions":[]}"#,
+            r#"{"expiration":"2026-11-24 12:00:00+00:00","conditions":[]}"#,
             r#"{"expiration":"2026-11-24T12:00:00Z","CONDITIONS":[]}"#,
             r#"{"expiration":"2026-11-24T12:00:00Z","conditions":{}}"#,
         ] {

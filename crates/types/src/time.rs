@@ -14,6 +14,8 @@ const RFC3339_MILLIS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 const RFC3339_SECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
+const HTTP_DATE: &[BorrowedFormatItem<'_>] =
+    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second]");
 const COMPACT: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]Z");
 
 impl Timestamp {
@@ -89,6 +91,14 @@ impl Timestamp {
         i64::try_from(parsed.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Self::from_millis)
     }
 
+    /// An HTTP date (RFC 9110, 5.6.7) in the form that is sent today: `Tue, 24 Nov 2026 05:00:00 GMT`; some write `-0000`
+    /// instead of the zone's name.
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let rest = [" GMT", " -0000", " +0000"].iter().find_map(|zone| text.strip_suffix(zone))?;
+        let parsed = time::PrimitiveDateTime::parse(rest, HTTP_DATE).ok()?;
+        Some(Self::from_secs(parsed.assume_utc().unix_timestamp()))
+    }
+
     pub fn parse_amz_date(text: &str) -> Option<Self> {
         let parsed = time::PrimitiveDateTime::parse(text, COMPACT).ok()?;
         Some(Self::from_secs(parsed.assume_utc().unix_timestamp()))
@@ -143,6 +153,11 @@ mod tests {
         assert_eq!(moment.to_amz_date(), "20261124T050000Z");
         assert_eq!(Timestamp::parse_amz_date("20261124T050000Z"), Some(Timestamp::from_secs(moment.secs())));
         assert_eq!(Timestamp::parse_amz_date("2026-11-24"), None);
+        for zone in ["GMT", "-0000"] {
+            let http = Timestamp::parse_http_date(&format!("Tue, 24 Nov 2026 05:00:00 {zone}"));
+            assert_eq!(http, Some(Timestamp::from_secs(moment.secs())), "{zone}");
+        }
+        assert_eq!(Timestamp::parse_http_date("Tue, 24 Nov 2026 05:00:00"), None);
         for extreme in [i64::MIN, i64::MAX] {
             assert_eq!(Timestamp::from_millis(extreme).to_rfc3339().len(), 24);
         }

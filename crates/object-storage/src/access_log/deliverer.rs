@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use super::{Line, Logging};
 use crate::aws::ApiParts;
-use crate::backend::{BucketId, ObjectMeta, Place, Put};
+use crate::backend::{BucketId, ObjectMeta, Place, Put, Sealing};
+use crate::encryption::{DataKey, DefaultEncryption, Encryption, Method, Sealer, keys};
 use crate::notification::{Cause, Event, NotificationRules};
 use crate::{lock, ops, quota, settings, versioning};
 
@@ -130,18 +131,26 @@ async fn deliver_one(parts: &ApiParts, id: BucketId, log: &Log) -> Result<(), Er
     let key = logging.key(&source, &parts.region, log.first, now, &unique);
     let facts = RequestFacts { now, region: parts.region.clone(), secure: true, ..RequestFacts::default() };
     super::may_deliver(&parts.iam, &txn, &source, &target, &key, &facts).await?;
+    let place = Place::new(target.id, key);
     let size = log.text.len() as u64;
     let room = quota::room(&txn, &*parts.backend, &target, Some(size), 1).await?;
     let retention = lock::lock(&txn, target.id)?.and_then(|lock| lock.default).map(|default| default.from(now));
     let notes = match settings::peek_shared::<NotificationRules>(&txn, target.id)? {
-        Some(rules) => rules.notes(&txn, &key, &[Event::Put], Cause::SERVICE)?,
+        Some(rules) => rules.notes(&txn, &place.key, &[Event::Put], Cause::SERVICE)?,
         None => Vec::new(),
     };
+    let sealed = match settings::peek::<DefaultEncryption>(&txn, target.id)? {
+        Some(_) => Some(seal(parts, &place).await?),
+        None => None,
+    };
+    let (encryption, sealing) = sealed.unzip();
     let mut put = Put {
         meta: ObjectMeta {
             headers: [("content-type".to_owned(), "text/plain".to_owned())].into(),
+            encryption: encryption.map(Box::new),
             ..ObjectMeta::default()
         },
+        sealing,
         versioning: versioning::versioning(&txn, target.id)?,
         size: Some(size),
         max_size: room,
@@ -151,6 +160,15 @@ async fn deliver_one(parts: &ApiParts, id: BucketId, log: &Log) -> Result<(), Er
     put.lock.retention = retention;
     let body = Bytes::from(log.text.clone());
     let stream = Box::pin(futures::stream::iter([Ok(body)]));
-    parts.backend.put(&Place::new(target.id, key), stream, put).await?;
+    parts.backend.put(&place, stream, put).await?;
     Ok(())
+}
+
+/// As in AWS, logs are encrypted under the store's key, also where the bucket's objects are under another one.
+async fn seal(parts: &ApiParts, place: &Place) -> Result<(Encryption, Sealing), Error> {
+    let under = keys::for_new_objects(parts.iam.store(), &*parts.ids, parts.clock.now()).await?;
+    let key = DataKey::random(&*parts.ids);
+    let wrapped = keys::wrap_under_store_key(&under, &key, place, &*parts.ids);
+    let sealing = Sealing { sealer: Sealer::new(&key, &*parts.ids), etag_key: None };
+    Ok((Encryption { method: Method::S3, wrapped }, sealing))
 }

@@ -3,27 +3,13 @@
 //! Tools read all of them before they do anything. What can be set has a file of its own. What means nothing here is
 //! accepted where it asks for what is so anyway, and refused otherwise.
 
-use http::StatusCode;
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Response, S3Result};
+use s3s::{S3Request, S3Response, S3Result};
 
-use super::error::{malformed_xml, not_implemented, s3};
+use super::error::{malformed_xml, not_implemented};
 use super::service::S3Api;
 
-fn none(code: &str, message: &str) -> S3Error {
-    s3(code, StatusCode::NOT_FOUND, message)
-}
-
 impl S3Api {
-    /// What is stored is not encrypted by S3's rules, so this does not say `AES256` as AWS does since 2023.
-    pub(super) async fn get_bucket_encryption(
-        &self,
-        _request: S3Request<GetBucketEncryptionInput>,
-    ) -> S3Result<S3Response<GetBucketEncryptionOutput>> {
-        let message = "The server side encryption configuration was not found";
-        Err(none("ServerSideEncryptionConfigurationNotFoundError", message))
-    }
-
     pub(super) async fn get_bucket_request_payment(
         &self,
         _request: S3Request<GetBucketRequestPaymentInput>,

@@ -8,6 +8,7 @@ use super::convert::{owner, refuse_unsupported, timestamp};
 use super::error::{from_backend, from_domain, invalid, invalid_argument, no_such_bucket};
 use super::service::{S3Api, Scoped};
 use crate::guard::Guard;
+use crate::model::Bucket as BucketRecord;
 use crate::{ops, settings};
 
 const MAX_BUCKETS: usize = 10_000;
@@ -46,7 +47,12 @@ impl S3Api {
         let txn = self.iam().store().read().await.map_err(|error| from_domain(error.into()))?;
         let guard = self.new_guard(&txn, &request.headers, request.input.object_ownership.as_ref(), account)?;
         drop(txn);
+        let again_is_no_error = self.region() == "us-east-1";
         let create = |txn: &mut terroir_store::Txn| {
+            let own = ops::find_bucket(txn, &name)?.filter(|bucket| bucket.account == account && again_is_no_error);
+            if let Some(bucket) = own {
+                return reset_lists(txn, &bucket, &guard);
+            }
             let bucket = ops::create_bucket(txn, account, &name, self.ids(), now)?;
             if guard != Guard::default() {
                 settings::put(txn, &bucket, &guard)?;
@@ -138,4 +144,12 @@ impl S3Api {
         let location_constraint = region.map(|region| BucketLocationConstraint::from(region.to_owned()));
         Ok(S3Response::new(GetBucketLocationOutput { location_constraint }))
     }
+}
+
+/// What AWS does in `us-east-1` to a bucket that is made once more by its owner: only its lists are as if it were new.
+fn reset_lists(txn: &mut terroir_store::Txn, bucket: &BucketRecord, new: &Guard) -> Result<(), Error> {
+    crate::guard::change(txn, bucket, |_, guard| {
+        guard.acl.clone_from(&new.acl);
+        Ok(())
+    })
 }

@@ -147,24 +147,15 @@ pub(super) fn write_condition(
         (None, Some(dto::ETagCondition::Any)) => Ok(WriteCondition::Absent),
         (Some(dto::ETagCondition::Any), None) => Ok(WriteCondition::Present),
         (Some(dto::ETagCondition::ETag(etag)), None) => Ok(WriteCondition::Matches(etag.value().to_owned())),
-        (None, Some(_)) => Err(not_implemented("If-None-Match with an ETag on a write")),
+        (None, Some(dto::ETagCondition::ETag(etag))) => Ok(WriteCondition::Differs(etag.value().to_owned())),
         (Some(_), Some(_)) => Err(not_implemented("If-Match together with If-None-Match")),
     }
 }
 
-const UNSUPPORTED_HEADERS: [(&str, &str); 6] = [
-    ("x-amz-server-side-encryption", "server-side encryption"),
-    ("x-amz-server-side-encryption-customer-algorithm", "encryption with customer keys"),
-    ("x-amz-server-side-encryption-customer-key", "encryption with customer keys"),
-    ("x-amz-copy-source-server-side-encryption-customer-algorithm", "encryption with customer keys"),
-    ("x-amz-server-side-encryption-aws-kms-key-id", "encryption with KMS keys"),
-    ("x-amz-write-offset-bytes", "appending to objects"),
-];
-
 /// Refuses what would otherwise be silently left undone.
 pub(super) fn refuse_unsupported(headers: &HeaderMap, storage_class: Option<&dto::StorageClass>) -> S3Result<()> {
-    if let Some((_, what)) = UNSUPPORTED_HEADERS.iter().find(|(name, _)| headers.contains_key(*name)) {
-        return Err(not_implemented(what));
+    if headers.contains_key("x-amz-write-offset-bytes") {
+        return Err(not_implemented("appending to objects"));
     }
     if storage_class.is_some_and(|class| class.as_str() != dto::StorageClass::STANDARD) {
         return Err(invalid("InvalidStorageClass", "The storage class you specified is not valid: only STANDARD is"));
@@ -202,7 +193,7 @@ impl Claimed {
         if let Some((algorithm, value)) = in_headers.into_iter().next() {
             if !algorithm.is_value(&value) {
                 let message = format!("Value for {} header is invalid.", algorithm.header());
-                return Err(invalid("InvalidRequest", message));
+                return Err(invalid("BadDigest", message));
             }
             return Ok(Self { md5, algorithm: Some(algorithm), value: Some(value) });
         }

@@ -6,16 +6,17 @@ use std::sync::Arc;
 
 use super::access::{Found, check_expected_owner};
 use super::convert::{ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
+use super::encryption::{Asked, CustomerKey, Readable, Scene, Seals};
 use super::error::{from_backend, invalid, invalid_argument, precondition_failed};
 use super::front::RequestScope;
 use super::lock::AskedLock;
 use super::object::ReadCondition;
 use super::permissions::copy_source;
-use super::service::{S3Api, Scoped};
-use super::versions::{asked_version, shown_version};
+use super::service::{S3Api, Scoped, scope_of};
+use super::versions::{asked_version, shown_version, written_version};
 use crate::backend::{
-    BackendError, Lookup, MAX_PUT_SIZE, NewCopy, ObjectHead, ObjectMeta, OpenObject, Place, Put, Source, VersionId,
-    Versioning, WriteCondition,
+    BackendError, Lookup, MAX_PUT_SIZE, NewCopy, NewPart, ObjectHead, ObjectMeta, OpenObject, Place, Put, Source,
+    VersionId, Versioning, WriteCondition,
 };
 use crate::checksum::Algorithm;
 use crate::notification::Event;
@@ -32,6 +33,12 @@ struct CopyFrom {
     scope: Arc<RequestScope>,
 }
 
+impl CopyFrom {
+    fn scene(&self) -> Scene<'_> {
+        Scene { scope: &self.scope, bucket: &self.found.bucket, place: &self.place }
+    }
+}
+
 impl S3Api {
     /// The source's place; the access hook has asked for the permission to read it.
     async fn source<T>(&self, request: &S3Request<T>, source: &CopySource) -> S3Result<CopyFrom> {
@@ -40,7 +47,7 @@ impl S3Api {
         let found = request.found_source()?.clone();
         check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &found.bucket)?;
         let (place, versioning) = (Place::new(found.bucket.id, key), self.versioning(&found.bucket)?);
-        let scope = request.shared_scope()?;
+        let scope = scope_of(&request.extensions)?;
         Ok(CopyFrom { place, version, versioning, found, scope })
     }
 
@@ -78,9 +85,11 @@ impl S3Api {
             hold: request.input.object_lock_legal_hold_status.clone(),
         };
         let lock = self.new_lock(&bucket, asked)?;
+        let asked = Asked::read(&request.headers, &from.scope.facts)?;
+        let source_key = CustomerKey::of_source(&request.headers, &from.scope.facts)?;
         let replaces = directive(request.input.metadata_directive.as_ref().map(MetadataDirective::as_str))?;
         let replaces_tags = directive(request.input.tagging_directive.as_ref().map(TaggingDirective::as_str))?;
-        if from.place == to && from.version.is_none() && !replaces {
+        if from.place == to && from.version.is_none() && !replaces && asked.is_nothing() {
             let message = "This copy request is illegal because it is trying to copy an object to itself without changing the object's metadata, storage class, website redirect location or encryption attributes.";
             return Err(invalid("InvalidRequest", message));
         }
@@ -99,6 +108,7 @@ impl S3Api {
         let write = write_condition_of(&request.headers)?;
         for _ in 0..ATTEMPTS {
             let source = self.open_source(&from, &condition).await?;
+            let source = self.readable(from.scene(), source, source_key.as_ref()).await?;
             if source.head.size > MAX_PUT_SIZE {
                 let message = "The specified copy source is larger than the maximum allowable size for a copy source";
                 return Err(invalid("InvalidRequest", message));
@@ -108,16 +118,24 @@ impl S3Api {
             meta.acl.clone_from(&acl);
             meta.tags = if replaces_tags { given.tags.clone() } else { source.head.meta.tags.clone() };
             let copied = shown_version(from.versioning, &source.head.version);
+            let scene = Scene { scope: &from.scope, bucket: &bucket, place: &to };
+            let seals = match self.new_seals(scene, &asked).await? {
+                // As in AWS, where nothing is stored in the clear.
+                None if source.is_encrypted() => Some(self.store_seals(scene).await?),
+                seals => seals,
+            };
+            meta.encryption = seals.as_ref().map(|seals| Box::new(seals.encryption.clone()));
             let mut notes = self.notes(&from.scope, &bucket, &to.key, &[Event::Copy])?;
-            let (replication, copies) = self.replication(&bucket, versioning, &to.key, &meta.tags)?;
+            let (replication, copies) = self.replication(&bucket, versioning, &to.key, &meta)?;
             meta.replication = replication;
             notes.extend(copies);
             let copy = NewCopy { meta, condition: write.clone(), versioning, lock, notes };
-            match self.copy_bytes(&from.place, source, &to, copy, algorithm).await {
+            match self.copy_bytes(&from.place, source, &to, copy, algorithm, seals.as_ref()).await {
                 Err(BackendError::SourceChanged) => {}
                 head => {
                     let head = head.map_err(from_backend)?;
                     let mut response = copied_response(&head, versioning, copied);
+                    response.headers.extend(seals.map(|seals| seals.headers).unwrap_or_default());
                     response.output.expiration = self.expiration(request.bucket()?, &to.key, &head)?;
                     return Ok(response);
                 }
@@ -126,37 +144,37 @@ impl S3Api {
         Err(from_backend(BackendError::SourceChanged))
     }
 
-    /// Bytes are read only if another checksum of them is asked for.
+    /// Bytes are read only if another checksum of them is asked for, or one of both is encrypted.
     async fn copy_bytes(
         &self,
         from: &Place,
-        source: OpenObject,
+        source: Readable,
         to: &Place,
         copy: NewCopy,
         algorithm: Option<Algorithm>,
+        seals: Option<&Seals>,
     ) -> Result<ObjectHead, BackendError> {
         let has = source.head.checksum.as_ref().map(|checksum| checksum.algorithm);
-        match algorithm {
-            Some(algorithm) if has != Some(algorithm) => {
-                let NewCopy { meta, condition, versioning, lock, notes } = copy;
-                let put = Put {
-                    meta,
-                    condition,
-                    versioning,
-                    lock,
-                    algorithms: vec![algorithm],
-                    verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
-                    size: Some(source.head.size),
-                    max_size: MAX_PUT_SIZE,
-                    notes,
-                };
-                self.backend().put(to, source.stream_all(), put).await
-            }
-            _ => {
-                let ObjectHead { version, etag, .. } = source.head;
-                self.backend().copy(&Source { place: from.clone(), version, etag }, to, copy).await
-            }
+        if !source.is_encrypted() && seals.is_none() && algorithm.is_none_or(|algorithm| has == Some(algorithm)) {
+            let ObjectHead { version, etag, .. } = source.head;
+            return self.backend().copy(&Source { place: from.clone(), version, etag }, to, copy).await;
         }
+        let algorithm = algorithm.or(has).unwrap_or(Algorithm::Crc64Nvme);
+        let NewCopy { meta, condition, versioning, lock, notes } = copy;
+        let put = Put {
+            meta,
+            condition,
+            versioning,
+            lock,
+            algorithms: vec![algorithm],
+            verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
+            size: Some(source.head.size),
+            max_size: MAX_PUT_SIZE,
+            notes,
+            sealing: seals.map(|seals| self.sealing(seals)),
+        };
+        let body = source.stream(0..source.head.size);
+        self.backend().put(to, body, put).await
     }
 
     pub(super) async fn upload_part_copy(
@@ -168,6 +186,7 @@ impl S3Api {
         let number = super::multipart::part_number(request.input.part_number)?;
         let from = self.source(&request, &request.input.copy_source).await?;
         let bucket = Arc::clone(request.bucket()?);
+        let source_key = CustomerKey::of_source(&request.headers, &from.scope.facts)?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.copy_source_if_match,
@@ -176,6 +195,7 @@ impl S3Api {
             if_unmodified_since: input.copy_source_if_unmodified_since,
         };
         let source = self.open_source(&from, &condition).await?;
+        let source = self.readable(from.scene(), source, source_key.as_ref()).await?;
         let copied = shown_version(from.versioning, &source.head.version);
         let size = source.head.size;
         let span = match input.copy_source_range.as_deref() {
@@ -195,20 +215,18 @@ impl S3Api {
         self.room(&bucket, Some(span.end - span.start), 0).await?;
         let upload = self.need_upload(&to, &input.upload_id).await?;
         let keep = upload.algorithm();
-        let part = self
-            .backend()
-            .put_part(
-                &to,
-                &upload.id,
-                number,
-                source.stream(span),
-                vec![keep],
-                Box::new(move |digests| Ok(digests.checksum(keep))),
-            )
-            .await
-            .map_err(from_backend)?;
+        let scene = Scene { scope: &from.scope, bucket: &bucket, place: &to };
+        let seals = self.part_seals(scene, &upload, &request.headers).await?;
+        let new = NewPart {
+            number,
+            algorithms: vec![keep],
+            verify: Box::new(move |digests| Ok(digests.checksum(keep))),
+            sealing: seals.as_ref().map(|seals| self.sealing(seals)),
+        };
+        let written = self.backend().put_part(&to, &upload.id, source.stream(span), new).await;
+        let part = written.map_err(from_backend)?;
         let sums = ChecksumFields::of(part.checksum.as_ref());
-        Ok(S3Response::new(UploadPartCopyOutput {
+        let output = UploadPartCopyOutput {
             copy_part_result: Some(CopyPartResult {
                 checksum_crc32: sums.crc32,
                 checksum_crc32c: sums.crc32c,
@@ -220,7 +238,8 @@ impl S3Api {
             }),
             copy_source_version_id: copied,
             ..Default::default()
-        }))
+        };
+        Ok(S3Response::with_headers(output, seals.map(|seals| seals.headers).unwrap_or_default()))
     }
 }
 
@@ -266,7 +285,7 @@ fn copied_response(head: &ObjectHead, versioning: Versioning, copied: Option<Str
             last_modified: Some(timestamp(head.modified)),
         }),
         copy_source_version_id: copied,
-        version_id: shown_version(versioning, &head.version),
+        version_id: written_version(versioning, &head.version),
         ..Default::default()
     })
 }

@@ -31,10 +31,11 @@ use super::body::{BodyState, CheckedBody, Claims, Proof};
 use super::chunked::ChunkSigner;
 use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
-use super::service::{AnswerStatus, ApiParts, S3Api};
+use super::service::{AnswerStatus, ApiParts, BareETag, S3Api};
 use crate::access_log::Request as LoggedRequest;
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
+use crate::data_keys::DataKeys;
 use crate::guard::NewBuckets;
 use crate::lifecycle::Day;
 
@@ -61,6 +62,8 @@ pub struct S3Options {
     pub new_buckets: NewBuckets,
     /// The day that lifecycle rules count in.
     pub lifecycle_day: Day,
+    /// What SSE-KMS has its keys from. None: no key exists.
+    pub data_keys: Option<Arc<dyn DataKeys>>,
 }
 
 /// The request's number, if the server in front gave it one; an extension of the request.
@@ -139,7 +142,8 @@ struct Inner {
 /// # Errors
 /// Those of the state store and the backend.
 pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Error> {
-    let S3Options { iam, backend, clock, ids, region, domains, website_domains, new_buckets, lifecycle_day } = options;
+    let S3Options { iam, backend, clock, ids, region, domains, website_domains, .. } = options;
+    let S3Options { new_buckets, lifecycle_day, data_keys, .. } = options;
     let api = S3Api::new(ApiParts {
         iam: iam.clone(),
         backend,
@@ -149,6 +153,7 @@ pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Er
         new_buckets,
         lifecycle_day,
         access_logs: Arc::default(),
+        data_keys,
     });
     api.settle_closed_buckets().await?;
     let mut builder = S3ServiceBuilder::new(api.clone());
@@ -352,6 +357,11 @@ impl S3Front {
         if let Some(AnswerStatus(status)) = response.extensions_mut().remove() {
             *response.status_mut() = status;
         }
+        if response.extensions_mut().remove::<BareETag>().is_some() {
+            let text = text_of(&response).replace("<ETag>\"", "<ETag>").replace("\"</ETag>", "</ETag>");
+            *response.body_mut() = Body::from(text);
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
         if let Some((operation, bucket, key)) = scope.operation.get() {
             outcome.operation = Some(operation.clone());
             outcome.bucket.clone_from(bucket);
@@ -500,11 +510,22 @@ fn strip(mut parts: Parts, length: Option<u64>, chunked: bool) -> S3Result<Parts
             _ => drop(parts.headers.remove(CONTENT_ENCODING)),
         }
     }
+    for name in ["if-match", "if-none-match", "x-amz-copy-source-if-match", "x-amz-copy-source-if-none-match"] {
+        quote(&mut parts.headers, name);
+    }
     // A range that cannot be read is as if it were not there (RFC 9110, 14.2).
     if text(&parts.headers, RANGE.as_str()).is_some_and(|range| s3s::dto::Range::parse(range).is_err()) {
         parts.headers.remove(RANGE);
     }
     Ok(parts)
+}
+
+/// AWS takes ETags in conditions without their quotes, too.
+fn quote(headers: &mut HeaderMap, name: &'static str) {
+    let bare = |text: &&str| !text.is_empty() && *text != "*" && !text.contains('"');
+    if let Some(quoted) = text(headers, name).filter(bare).and_then(|text| format!("\"{text}\"").parse().ok()) {
+        headers.insert(name, quoted);
+    }
 }
 
 fn is_of_signature(name: &str) -> bool {

@@ -143,6 +143,10 @@ fn read_rule(rule: &LifecycleRule, id: String) -> S3Result<Rule> {
     };
     let transitions = rule.transitions.as_ref().is_some_and(|list| !list.is_empty());
     let noncurrent_transitions = rule.noncurrent_version_transitions.as_ref().is_some_and(|list| !list.is_empty());
+    let dates = rule.transitions.iter().flatten().filter_map(|transition| transition.date.as_ref());
+    if dates.into_iter().any(|date| !is_midnight(moment(date))) {
+        return Err(not_at_midnight());
+    }
     if transitions || noncurrent_transitions {
         return Err(not_implemented("transitions to other storage classes"));
     }
@@ -186,8 +190,8 @@ fn read_expiration(expiration: &LifecycleExpiration) -> S3Result<Expiration> {
             .ok_or_else(|| invalid_argument("'Days' for Expiration action must be a positive integer")),
         (None, Some(date), None) => {
             let date = moment(date);
-            if date.millis().rem_euclid(DAY_MILLIS) != 0 {
-                return Err(invalid_argument("'Date' must be at midnight GMT"));
+            if !is_midnight(date) {
+                return Err(not_at_midnight());
             }
             Ok(Expiration::Date(date))
         }
@@ -333,4 +337,12 @@ fn shown_filter(filter: &Filter) -> (Option<String>, Option<LifecycleRuleFilter>
             (None, Some(LifecycleRuleFilter { and: Some(and), ..Default::default() }))
         }
     }
+}
+
+fn is_midnight(date: terroir_types::Timestamp) -> bool {
+    date.millis().rem_euclid(DAY_MILLIS) == 0
+}
+
+fn not_at_midnight() -> S3Error {
+    invalid_argument("'Date' must be at midnight GMT")
 }

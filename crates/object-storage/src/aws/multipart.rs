@@ -8,14 +8,15 @@ use super::convert::{
     ChecksumFields, Claimed, etag, given_checksum, object_meta, owner, refuse_unsupported, size, timestamp,
     write_condition,
 };
+use super::encryption::{Asked, CustomerKey, Scene, shown};
 use super::error::{from_backend, invalid, invalid_argument};
 use super::listing::{Encoding, page_size};
 use super::lock::{AskedLock, check_proof};
 use super::object::byte_stream;
-use super::service::{S3Api, Scoped};
+use super::service::{S3Api, Scoped, scope_of};
 use crate::backend::{
-    BackendError, ClaimedPart, CompleteUpload, ListUploads, MAX_PARTS, NewUpload, ObjectLock, ObjectMeta, PartOfObject,
-    Place, Upload, UploadEntry,
+    BackendError, ClaimedPart, CompleteUpload, ListUploads, MAX_PARTS, NewPart, NewUpload, ObjectLock, ObjectMeta,
+    PartOfObject, Place, Upload, UploadEntry,
 };
 use crate::checksum::{Algorithm, Coverage};
 use crate::notification::Event;
@@ -86,12 +87,16 @@ impl S3Api {
         let lock = self.asked_lock(&bucket, asked)?;
         let input = request.input;
         let (algorithm, coverage) = checksum_of_upload(&input)?;
-        let meta = ObjectMeta { acl, ..object_meta(&request.headers, input.metadata)? };
+        let scope = scope_of(&request.extensions)?;
+        let asked = Asked::read(&request.headers, &scope.facts)?;
+        let seals = self.new_seals(Scene { scope: &scope, bucket: &bucket, place: &place }, &asked).await?;
+        let encryption = seals.as_ref().map(|seals| Box::new(seals.encryption.clone()));
+        let meta = ObjectMeta { acl, encryption, ..object_meta(&request.headers, input.metadata)? };
         let new = NewUpload { meta, algorithm, coverage, initiator, lock };
         let upload = self.backend().create_upload(&place, new).await.map_err(from_backend)?;
         let abort = self.abortion(&bucket, &upload)?;
         let named = algorithm.map(|algorithm| ChecksumAlgorithm::from(algorithm.name().to_owned()));
-        Ok(S3Response::new(CreateMultipartUploadOutput {
+        let output = CreateMultipartUploadOutput {
             abort_date: abort.date,
             abort_rule_id: abort.rule,
             bucket: Some(input.bucket),
@@ -100,7 +105,8 @@ impl S3Api {
             key: Some(input.key),
             upload_id: Some(upload.id),
             ..Default::default()
-        }))
+        };
+        Ok(S3Response::with_headers(output, seals.map(|seals| seals.headers).unwrap_or_default()))
     }
 
     pub(super) async fn upload_part(
@@ -131,15 +137,16 @@ impl S3Api {
             );
             return Err(invalid("InvalidRequest", message));
         }
+        let scope = scope_of(&request.extensions)?;
+        let scene = Scene { scope: &scope, bucket: &bucket, place: &place };
+        let seals = self.part_seals(scene, &upload, &request.headers).await?;
         let algorithms = std::iter::once(keep).chain(claimed.algorithm().filter(|given| *given != keep)).collect();
         let verify = claimed.verify(keep, body_state);
-        let part = self
-            .backend()
-            .put_part(&place, &upload.id, number, byte_stream(input.body), algorithms, verify)
-            .await
-            .map_err(from_backend)?;
+        let new = NewPart { number, algorithms, verify, sealing: seals.as_ref().map(|seals| self.sealing(seals)) };
+        let body = byte_stream(input.body);
+        let part = self.backend().put_part(&place, &upload.id, body, new).await.map_err(from_backend)?;
         let sums = ChecksumFields::of(part.checksum.as_ref());
-        Ok(S3Response::new(UploadPartOutput {
+        let output = UploadPartOutput {
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
             checksum_crc64nvme: sums.crc64nvme,
@@ -147,7 +154,8 @@ impl S3Api {
             checksum_sha256: sums.sha256,
             e_tag: Some(etag(&part.etag)),
             ..Default::default()
-        }))
+        };
+        Ok(S3Response::with_headers(output, seals.map(|seals| seals.headers).unwrap_or_default()))
     }
 
     pub(super) async fn complete_multipart_upload(
@@ -157,7 +165,11 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let versioning = self.versioning(request.bucket()?)?;
         let default_retention = self.default_retention(request.bucket()?)?;
-        let (bucket, scope) = (Arc::clone(request.bucket()?), request.shared_scope()?);
+        let (bucket, scope) = (Arc::clone(request.bucket()?), scope_of(&request.extensions)?);
+        let upload = self.backend().upload(&place, &request.input.upload_id).await.map_err(from_backend)?;
+        let scene = Scene { scope: request.scope()?, bucket: &bucket, place: &place };
+        self.check_completion(scene, upload.as_ref(), &request.headers).await?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
         let input = request.input;
         let parts = claimed_parts(input.multipart_upload)?;
         let checksum = given_checksum(
@@ -176,9 +188,8 @@ impl S3Api {
             .map(|size| u64::try_from(size).map_err(|_| invalid_argument("x-amz-mp-object-size must not be negative")));
         let mut notes = self.notes(&scope, &bucket, &place.key, &[Event::CompleteMultipartUpload])?;
         // None: a repetition, which makes nothing new.
-        let upload = self.backend().upload(&place, &input.upload_id).await.map_err(from_backend)?;
-        let tags = upload.map(|upload| upload.new.meta.tags).unwrap_or_default();
-        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &tags)?;
+        let meta = upload.as_ref().map(|upload| upload.new.meta.clone()).unwrap_or_default();
+        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &meta)?;
         notes.extend(copies);
         let complete = CompleteUpload {
             parts,
@@ -194,7 +205,8 @@ impl S3Api {
         self.room(&bucket, None, 1).await?;
         let head = self.backend().complete_upload(&place, &input.upload_id, complete).await.map_err(from_backend)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
-        Ok(S3Response::new(CompleteMultipartUploadOutput {
+        let headers = shown(head.meta.encryption.as_deref(), given.as_ref());
+        let output = CompleteMultipartUploadOutput {
             location: Some(format!("/{}/{}", input.bucket, input.key)),
             bucket: Some(input.bucket),
             checksum_crc32: sums.crc32,
@@ -206,9 +218,10 @@ impl S3Api {
             e_tag: Some(etag(&head.etag)),
             key: Some(input.key),
             expiration: self.expiration(&bucket, &place.key, &head)?,
-            version_id: super::versions::shown_version(versioning, &head.version),
+            version_id: super::versions::written_version(versioning, &head.version),
             ..Default::default()
-        }))
+        };
+        Ok(S3Response::with_headers(output, headers))
     }
 
     pub(super) async fn abort_multipart_upload(

@@ -110,7 +110,7 @@ fn shown_filter(rule: &Rule) -> Option<NotificationConfigurationFilter> {
         })
         .collect();
     (!filter_rules.is_empty())
-        .then(|| NotificationConfigurationFilter { key: Some(S3KeyFilter { filter_rules: Some(filter_rules) }) })
+        .then_some(NotificationConfigurationFilter { key: Some(S3KeyFilter { filter_rules: Some(filter_rules) }) })
 }
 
 /// Source: "PutBucketNotificationConfiguration" of the S3 API reference, and what AWS answers.

@@ -13,13 +13,14 @@ use super::convert::{
     ChecksumFields, Claimed, KEPT_HEADERS, etag, md5_bytes, object_meta, owner, refuse_unsupported, seconds, size,
     timestamp, write_condition,
 };
+use super::encryption::{Asked, CustomerKey, Scene, refuse_on_read, shown};
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
 use super::quota::from_write;
 use super::replication::shown_status;
-use super::service::{S3Api, Scoped};
-use super::versions::{asked_version, shown_version};
-use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, OpenObject, PartOfObject, Put};
+use super::service::{BareETag, S3Api, Scoped, scope_of};
+use super::versions::{asked_version, shown_version, written_version};
+use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
 use crate::notification::Event;
@@ -110,7 +111,17 @@ struct Selection {
     /// `Content-Range`, if it is not simply the whole.
     range: Option<String>,
     checksum: Option<Checksum>,
+    /// Of the whole object, also where a part's checksum is shown, as in AWS.
+    checksum_type: Option<ChecksumType>,
     parts_count: Option<i32>,
+}
+
+impl Selection {
+    /// The checksum's fields, if they are wanted.
+    fn sums(&self, mode: Option<&ChecksumMode>) -> ChecksumFields {
+        let sums = ChecksumFields::of(self.checksum.as_ref().filter(|_| wants_checksum(mode)));
+        ChecksumFields { kind: sums.kind.is_some().then(|| self.checksum_type.clone()).flatten(), ..sums }
+    }
 }
 
 fn select(
@@ -122,18 +133,20 @@ fn select(
     let content_range = |span: &Span<u64>| {
         Some(format!("bytes {}-{}/{}", span.start, span.end.saturating_sub(1), head.size)).filter(|_| head.size > 0)
     };
+    let checksum_type = ChecksumFields::of(head.checksum.as_ref()).kind;
     match (range, part_number) {
         (Some(_), Some(_)) => {
             Err(invalid("InvalidRequest", "Cannot specify both Range header and partNumber query parameter"))
         }
         (None, None) => {
-            Ok(Selection { span: 0..head.size, range: None, checksum: head.checksum.clone(), parts_count: None })
+            let checksum = head.checksum.clone();
+            Ok(Selection { span: 0..head.size, range: None, checksum, checksum_type, parts_count: None })
         }
         (Some(range), None) => {
             let span =
                 range.check(head.size).ok().filter(|span| !span.is_empty()).ok_or_else(|| unsatisfiable(head))?;
             let range = content_range(&span);
-            Ok(Selection { span, range, checksum: None, parts_count: None })
+            Ok(Selection { span, range, checksum: None, checksum_type, parts_count: None })
         }
         (None, Some(number)) => {
             let (span, checksum) = span_of_part(head, parts, number).ok_or_else(|| {
@@ -141,7 +154,7 @@ fn select(
                 s3("InvalidPartNumber", StatusCode::RANGE_NOT_SATISFIABLE, message)
             })?;
             let range = content_range(&span);
-            Ok(Selection { span, range, checksum, parts_count: head.parts.map(i32::from) })
+            Ok(Selection { span, range, checksum, checksum_type, parts_count: head.parts.map(i32::from) })
         }
     }
 }
@@ -205,7 +218,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let body_state = request.body_state()?;
         let claimed = Claimed::read(&request.headers)?;
-        let (bucket, scope, input) = (Arc::clone(request.bucket()?), request.shared_scope()?, &request.input);
+        let (bucket, input) = (Arc::clone(request.bucket()?), &request.input);
         let versioning = self.versioning(&bucket)?;
         let asked = AskedLock {
             mode: input.object_lock_mode.clone(),
@@ -214,17 +227,20 @@ impl S3Api {
         };
         let lock = self.new_lock(&bucket, asked)?;
         check_proof(&lock, &claimed, "Object")?;
-        let input = request.input;
+        let (input, scope) = (request.input, scope_of(&request.extensions)?);
         let keep = claimed.algorithm().unwrap_or(Algorithm::Crc64Nvme);
         let size = input.content_length.and_then(|length| u64::try_from(length).ok());
         let room = self.room(&bucket, size, 1).await?;
+        let asked = Asked::read(&request.headers, &scope.facts)?;
+        let seals = self.new_seals(Scene { scope: &scope, bucket: &bucket, place: &place }, &asked).await?;
+        let encryption = seals.as_ref().map(|seals| Box::new(seals.encryption.clone()));
+        let meta = ObjectMeta { acl, encryption, ..object_meta(&request.headers, input.metadata)? };
         let created = if scope.is_form { Event::Post } else { Event::Put };
         let mut notes = self.notes(&scope, &bucket, &place.key, &[created])?;
-        let meta = object_meta(&request.headers, input.metadata)?;
-        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &meta.tags)?;
+        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &meta)?;
         notes.extend(copies);
         let put = Put {
-            meta: ObjectMeta { acl, replication, ..meta },
+            meta: ObjectMeta { replication, ..meta },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
             lock,
@@ -233,12 +249,13 @@ impl S3Api {
             size,
             max_size: room,
             notes,
+            sealing: seals.as_ref().map(|seals| self.sealing(seals)),
         };
         let written = self.backend().put(&place, byte_stream(input.body), put).await;
         let head = written.map_err(|error| from_write(error, room))?;
         let expiration = self.expiration(&bucket, &place.key, &head)?;
         let sums = ChecksumFields::of(head.checksum.as_ref());
-        Ok(S3Response::new(PutObjectOutput {
+        let output = PutObjectOutput {
             checksum_crc32: sums.crc32,
             checksum_crc32c: sums.crc32c,
             checksum_crc64nvme: sums.crc64nvme,
@@ -247,9 +264,10 @@ impl S3Api {
             checksum_type: sums.kind,
             e_tag: Some(etag(&head.etag)),
             expiration,
-            version_id: shown_version(versioning, &head.version),
+            version_id: written_version(versioning, &head.version),
             ..Default::default()
-        }))
+        };
+        Ok(S3Response::with_headers(output, seals.map(|seals| seals.headers).unwrap_or_default()))
     }
 
     pub(super) async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
@@ -260,6 +278,10 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let lock = self.shown_lock(&request, &object.head, &request.input.key).await?;
         let expiration = self.expiration_unless(version.as_ref(), &request, &request.input.key, &object.head)?;
+        refuse_on_read(&request.headers)?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
+        let scene = Scene { scope: request.scope()?, bucket: request.bucket()?, place: &place };
+        let object = self.readable(scene, object, given.as_ref()).await?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -267,12 +289,11 @@ impl S3Api {
             if_modified_since: input.if_modified_since,
             if_unmodified_since: input.if_unmodified_since,
         };
-        let OpenObject { head, content } = object;
-        condition.check(&head)?;
-        let selection = select(&head, content.parts(), input.range, input.part_number)?;
-        let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
-        let sums = ChecksumFields::of(checksum);
-        let body = streaming_blob(content.stream(selection.span.clone())).await?;
+        let head = &object.head;
+        condition.check(head)?;
+        let selection = select(head, object.parts(), input.range, input.part_number)?;
+        let sums = selection.sums(input.checksum_mode.as_ref());
+        let body = streaming_blob(object.stream(selection.span.clone())).await?;
         let mut response = S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             body: Some(body),
@@ -286,18 +307,19 @@ impl S3Api {
             content_range: selection.range,
             e_tag: Some(etag(&head.etag)),
             last_modified: Some(timestamp(head.modified)),
-            metadata: user_metadata(&head),
+            metadata: user_metadata(head),
             expiration,
             object_lock_legal_hold_status: lock.legal_hold.map(hold_status),
             object_lock_mode: shown_mode(&lock),
             object_lock_retain_until_date: shown_until(&lock),
             parts_count: selection.parts_count,
-            replication_status: shown_status(&head),
-            tag_count: tag_count(&head),
+            replication_status: shown_status(head),
+            tag_count: tag_count(head),
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
         });
-        response.headers = kept_headers(&head);
+        response.headers = kept_headers(head);
+        response.headers.extend(shown(head.meta.encryption.as_deref(), given.as_ref()));
         // What the request overrides, s3s writes itself, unless it stands here already.
         let overridden = [
             ("content-type", input.response_content_type.is_some()),
@@ -331,6 +353,10 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let lock = self.shown_lock(&request, &head, &request.input.key).await?;
         let expiration = self.expiration_unless(version.as_ref(), &request, &request.input.key, &head)?;
+        refuse_on_read(&request.headers)?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
+        let scene = Scene { scope: request.scope()?, bucket: request.bucket()?, place: &place };
+        self.check_key(scene, &head, given.as_ref()).await?;
         let input = request.input;
         let condition = ReadCondition {
             if_match: input.if_match,
@@ -340,9 +366,9 @@ impl S3Api {
         };
         condition.check(&head)?;
         let selection = select(&head, &parts, input.range, input.part_number)?;
-        let checksum = selection.checksum.as_ref().filter(|_| wants_checksum(input.checksum_mode.as_ref()));
-        let sums = ChecksumFields::of(checksum);
+        let sums = selection.sums(input.checksum_mode.as_ref());
         let mut headers = kept_headers(&head);
+        headers.extend(shown(head.meta.encryption.as_deref(), given.as_ref()));
         let overrides = [
             ("content-type", input.response_content_type),
             ("cache-control", input.response_cache_control),
@@ -395,6 +421,9 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let found = self.backend().open(&place, version.as_ref()).await.map_err(from_backend)?;
         let object = self.need(&request, version.as_ref(), found).await?;
+        let given = CustomerKey::read(&request.headers, &request.scope()?.facts)?;
+        let scene = Scene { scope: request.scope()?, bucket: request.bucket()?, place: &place };
+        self.check_key(scene, &object.head, given.as_ref()).await?;
         let versioning = self.versioning(request.bucket()?)?;
         let wants = |name: &str| {
             request
@@ -417,7 +446,7 @@ impl S3Api {
         let parts = (!parts.is_empty()).then(|| {
             super::multipart::attributes_of_parts(parts, request.input.part_number_marker, request.input.max_parts)
         });
-        Ok(S3Response::new(GetObjectAttributesOutput {
+        let mut response = S3Response::new(GetObjectAttributesOutput {
             checksum: checksum.filter(|_| wants("Checksum")),
             e_tag: Some(etag(&head.etag)).filter(|_| wants("ETag")),
             last_modified: Some(timestamp(head.modified)),
@@ -426,7 +455,9 @@ impl S3Api {
             storage_class: Some(StorageClass::from_static(StorageClass::STANDARD)).filter(|_| wants("StorageClass")),
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
-        }))
+        });
+        response.extensions.insert(BareETag);
+        Ok(response)
     }
 }
 

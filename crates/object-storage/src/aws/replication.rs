@@ -11,7 +11,8 @@ use terroir_types::{AccountId, Arn, Error as DomainError};
 use super::error::{from_domain, invalid, invalid_argument, malformed_xml, not_implemented, s3};
 use super::front::RequestScope;
 use super::service::{S3Api, Scoped};
-use crate::backend::{self, Note, StringMap, Versioning};
+use crate::backend::{self, Note, ObjectMeta, StringMap, Versioning};
+use crate::encryption::Method;
 use crate::lifecycle::{Filter, FilterForm};
 use crate::lock::LockSetting;
 use crate::model::Bucket as BucketRecord;
@@ -42,11 +43,13 @@ impl S3Api {
         bucket: &BucketRecord,
         versioning: Versioning,
         key: &str,
-        tags: &StringMap,
+        meta: &ObjectMeta,
     ) -> S3Result<(Option<backend::ReplicationStatus>, Vec<Note>)> {
+        // As in AWS, what is under a key service's key is not copied; what is under the client's cannot be.
+        let is_ours = meta.encryption.as_ref().is_none_or(|encryption| encryption.method == Method::S3);
         match self.replication_rules(bucket)? {
-            Some(rules) if versioning == Versioning::Enabled => {
-                rules.of_version(bucket.id, key, tags).map_err(from_domain)
+            Some(rules) if versioning == Versioning::Enabled && is_ours => {
+                rules.of_version(bucket.id, key, &meta.tags).map_err(from_domain)
             }
             _ => Ok((None, Vec::new())),
         }

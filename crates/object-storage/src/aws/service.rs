@@ -12,6 +12,7 @@ use super::error::access_denied;
 use super::front::RequestScope;
 use crate::access_log::AccessLogs;
 use crate::backend::{ObjectBackend, Place};
+use crate::data_keys::DataKeys;
 use crate::guard::{Guard, NewBuckets};
 use crate::lifecycle::Day;
 use crate::model::Bucket;
@@ -30,6 +31,7 @@ pub(crate) struct ApiParts {
     pub new_buckets: NewBuckets,
     pub lifecycle_day: Day,
     pub access_logs: Arc<AccessLogs>,
+    pub data_keys: Option<Arc<dyn DataKeys>>,
 }
 
 impl S3Api {
@@ -70,6 +72,11 @@ impl S3Api {
         self.0.lifecycle_day
     }
 
+    /// None: no key service is there.
+    pub(super) fn data_keys(&self) -> Option<&dyn DataKeys> {
+        self.0.data_keys.as_deref()
+    }
+
     pub(super) fn region(&self) -> &str {
         &self.0.region
     }
@@ -79,14 +86,18 @@ impl S3Api {
 #[derive(Clone, Copy)]
 pub(super) struct AnswerStatus(pub http::StatusCode);
 
+/// The ETag in an answer's document stands without quotes, which s3s always writes; an extension of the response.
+#[derive(Clone, Copy)]
+pub(super) struct BareETag;
+
+/// What stands behind a request whose input was taken out of it.
+pub(super) fn scope_of(extensions: &http::Extensions) -> S3Result<Arc<RequestScope>> {
+    extensions.get::<Arc<RequestScope>>().cloned().ok_or_else(access_denied)
+}
+
 /// What the access hook left with a request.
 pub(super) trait Scoped {
-    fn scope(&self) -> S3Result<&RequestScope> {
-        self.scope_ref().map(|scope| &**scope)
-    }
-
-    fn scope_ref(&self) -> S3Result<&Arc<RequestScope>>;
-
+    fn scope(&self) -> S3Result<&RequestScope>;
     /// The bucket that the request names, as it was read when the request was permitted.
     fn found(&self) -> S3Result<&Found>;
     fn found_source(&self) -> S3Result<&Found>;
@@ -100,18 +111,14 @@ pub(super) trait Scoped {
         Ok(Place::new(self.bucket()?.id, key))
     }
 
-    fn shared_scope(&self) -> S3Result<Arc<RequestScope>> {
-        self.scope_ref().cloned()
-    }
-
     fn body_state(&self) -> S3Result<Arc<BodyState>> {
         Ok(Arc::clone(&self.scope()?.body))
     }
 }
 
 impl<T> Scoped for S3Request<T> {
-    fn scope_ref(&self) -> S3Result<&Arc<RequestScope>> {
-        self.extensions.get::<Arc<RequestScope>>().ok_or_else(access_denied)
+    fn scope(&self) -> S3Result<&RequestScope> {
+        self.extensions.get::<Arc<RequestScope>>().map(|scope| &**scope).ok_or_else(access_denied)
     }
 
     fn found(&self) -> S3Result<&Found> {
@@ -158,6 +165,8 @@ operations! {
     get_bucket_cors: GetBucketCorsInput -> GetBucketCorsOutput,
     get_bucket_tagging: GetBucketTaggingInput -> GetBucketTaggingOutput,
     get_bucket_encryption: GetBucketEncryptionInput -> GetBucketEncryptionOutput,
+    put_bucket_encryption: PutBucketEncryptionInput -> PutBucketEncryptionOutput,
+    delete_bucket_encryption: DeleteBucketEncryptionInput -> DeleteBucketEncryptionOutput,
     get_public_access_block: GetPublicAccessBlockInput -> GetPublicAccessBlockOutput,
     get_bucket_ownership_controls: GetBucketOwnershipControlsInput -> GetBucketOwnershipControlsOutput,
     get_bucket_logging: GetBucketLoggingInput -> GetBucketLoggingOutput,

@@ -83,6 +83,11 @@ pub(super) fn shown_version(versioning: Versioning, version: &VersionId) -> Opti
     (versioning != Versioning::Off || !version.is_null()).then(|| version.to_string())
 }
 
+/// The same in the answer to a write, which says nothing of a version `null` either.
+pub(super) fn written_version(versioning: Versioning, version: &VersionId) -> Option<String> {
+    shown_version(versioning, version).filter(|_| !version.is_null())
+}
+
 /// Where the version that was named is a delete marker.
 pub(super) fn is_delete_marker(marker: &backend::DeleteMarker) -> S3Error {
     let mut error = method_not_allowed();

@@ -31,7 +31,6 @@ use std::ops::Range;
 use std::pin::Pin;
 
 use crate::acl::Acl;
-use crate::checksum::Algorithm;
 
 /// The bytes of an object, in pieces of any size. An error ends it.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
@@ -39,7 +38,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One version of an object, held so that it stays readable when it is replaced or deleted meanwhile.
 pub trait Content: Send + Sync + 'static {
-    /// The bytes in `range`, which lies inside the object.
+    /// The bytes in `range` of what is stored, which is more than the object's size where it is sealed.
     fn stream(&self, range: Range<u64>) -> ByteStream;
 
     /// The parts that a multipart upload was completed from, none for other objects.
@@ -53,12 +52,17 @@ pub struct OpenObject {
 }
 
 impl OpenObject {
+    /// Bytes of the object. Of one that is encrypted there is only an error here: see [`crate::encryption`].
     pub fn stream(&self, range: Range<u64>) -> ByteStream {
+        if self.head.meta.encryption.is_some() {
+            let error = BackendError::Damaged("an encrypted object was read without its key".to_owned());
+            return Box::pin(futures::stream::once(async { Err(error.into()) }));
+        }
         self.content.stream(range)
     }
 
     pub fn stream_all(&self) -> ByteStream {
-        self.content.stream(0..self.head.size)
+        self.stream(0..self.head.size)
     }
 }
 
@@ -83,7 +87,7 @@ pub trait ObjectBackend: Replicas {
 
     async fn open(&self, at: &Place, version: Option<&VersionId>) -> Result<Lookup<OpenObject>, BackendError>;
 
-    /// Copies a version without changing its bytes or its checksum.
+    /// Copies a version without changing its bytes or its checksum. Neither may be encrypted.
     ///
     /// # Errors
     /// `SourceChanged` if the source is gone, or its ETag is no longer the one that is named.
@@ -142,15 +146,12 @@ pub trait ObjectBackend: Replicas {
 
     async fn upload(&self, at: &Place, id: &str) -> Result<Option<Upload>, BackendError>;
 
-    /// `algorithms`: checksums to compute beside MD5.
     async fn put_part(
         &self,
         at: &Place,
         upload: &str,
-        number: u16,
         body: ByteStream,
-        algorithms: Vec<Algorithm>,
-        verify: Verify,
+        part: NewPart,
     ) -> Result<PartHead, BackendError>;
 
     /// The parts with numbers above `after`, at most `limit`, and whether there are more.

@@ -6,6 +6,7 @@ use terroir_types::{Error, Timestamp};
 use super::{BoxError, DeleteMarker, Note, ObjectLock, ReplicationStatus, Retention, Stamp, VersionId, Versioning};
 use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
+use crate::encryption::{DataKey, Encryption, Sealer};
 
 pub type StringMap = BTreeMap<String, String>;
 
@@ -82,11 +83,15 @@ pub struct ObjectMeta {
     /// None: it is copied nowhere, and no copy itself.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationStatus>,
+    /// None: the bytes are stored as they came. With an upload: how the bytes of its parts are sealed.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Box<Encryption>>,
 }
 
 /// What is known of an object without its bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectHead {
+    /// Of the bytes as they came, in bytes.
     pub size: u64,
     /// Without quotes.
     pub etag: String,
@@ -111,6 +116,8 @@ pub enum WriteCondition {
     Present,
     /// `If-Match` with an ETag, without quotes.
     Matches(String),
+    /// `If-None-Match` with an ETag, without quotes.
+    Differs(String),
     /// What is there is still what this write made.
     Unchanged(Stamp),
 }
@@ -124,11 +131,13 @@ impl WriteCondition {
         match (self, there) {
             (Self::Always, _) | (Self::Absent, None | Some((None, _))) | (Self::Present, Some((Some(_), _))) => Ok(()),
             (Self::Matches(wanted), Some((Some(etag), _))) if wanted == etag => Ok(()),
+            (Self::Differs(_), None | Some((None, _))) => Ok(()),
+            (Self::Differs(unwanted), Some((Some(etag), _))) if unwanted != etag => Ok(()),
             (Self::Unchanged(wanted), Some((_, stamp))) if *wanted == stamp => Ok(()),
             (Self::Unchanged(_), None) | (Self::Matches(_) | Self::Present, None | Some((None, _))) => {
                 Err(BackendError::NoSuchKey)
             }
-            (Self::Absent, Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
+            (Self::Absent | Self::Differs(_), Some(_)) => Err(BackendError::PreconditionFailed("If-None-Match")),
             (Self::Matches(_), Some(_)) => Err(BackendError::PreconditionFailed("If-Match")),
             (Self::Unchanged(_), Some(_)) => Err(BackendError::PreconditionFailed("the write that made it")),
         }
@@ -137,6 +146,29 @@ impl WriteCondition {
 
 /// Decides, once all bytes were seen, whether they are what the client said, and which checksum is kept.
 pub type Verify = Box<dyn FnOnce(&Digests) -> Result<Option<Checksum>, Error> + Send>;
+
+/// How a backend stores bytes sealed. Sizes, digests and checksums are those of the plain bytes.
+pub struct Sealing {
+    pub sealer: Sealer,
+    /// What hides the MD5 of the plain bytes in the ETag; none: the ETag is the MD5.
+    pub etag_key: Option<DataKey>,
+}
+
+impl Sealing {
+    pub(crate) fn etag(key: Option<DataKey>, digests: &Digests) -> String {
+        key.map_or_else(|| digests.etag(), |key| key.etag_of(&digests.md5))
+    }
+}
+
+/// A write of a part of an upload.
+pub struct NewPart {
+    pub number: u16,
+    /// Checksums to compute beside MD5.
+    pub algorithms: Vec<Algorithm>,
+    pub verify: Verify,
+    /// Exactly if the upload's `meta` has an encryption.
+    pub sealing: Option<Sealing>,
+}
 
 /// A write of a whole object.
 pub struct Put {
@@ -153,6 +185,8 @@ pub struct Put {
     pub max_size: u64,
     /// Kept with the write.
     pub notes: Vec<Note>,
+    /// Exactly if `meta` has an encryption.
+    pub sealing: Option<Sealing>,
 }
 
 impl Put {
@@ -168,6 +202,7 @@ impl Put {
             size: None,
             max_size: MAX_OBJECT_SIZE,
             notes: Vec::new(),
+            sealing: None,
         }
     }
 }
@@ -300,7 +335,7 @@ pub struct ListUploads {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadEntry {
-    Upload(Upload),
+    Upload(Box<Upload>),
     Prefix(String),
 }
 

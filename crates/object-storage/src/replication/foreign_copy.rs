@@ -11,7 +11,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::replicator::{Inner, Obstacle, Subject};
 use super::{Kind, Order};
-use crate::backend::{BackendError, Entry, ObjectHead, VersionId};
+use crate::backend::{BackendError, ByteStream, Entry, ObjectHead, OpenObject, VersionId};
+use crate::encryption::{Method, body, keys};
 use crate::foreign::{ForeignS3, Part};
 use crate::outbound::OutboundError;
 use crate::target::{ForeignBucket, S3Destination};
@@ -100,7 +101,8 @@ async fn send(
     if object.head.etag != head.etag {
         return Err(Obstacle::Now("the version has changed meanwhile".to_owned()));
     }
-    let mut pieces = Pieces { stream: object.stream_all(), rest: BytesMut::new() };
+    let stream = plain(inner, entry, object)?;
+    let mut pieces = Pieces { stream, rest: BytesMut::new() };
     if head.size <= PIECE as u64 {
         let body = pieces.next().await?.unwrap_or_default();
         return Ok(foreign.put(bucket, key, headers, body).await.map(drop)?);
@@ -112,6 +114,20 @@ async fn send(
         let _ = foreign.abort_upload(bucket, key, &upload).await;
     }
     sent
+}
+
+/// The bytes as they came: what is sealed here is sealed for this place.
+fn plain(inner: &Inner, entry: &Entry, object: OpenObject) -> Result<ByteStream, Obstacle> {
+    let Some(encryption) = &object.head.meta.encryption else { return Ok(object.stream_all()) };
+    if encryption.method != Method::S3 {
+        return Err(Obstacle::Always("the version is not under the store's key".to_owned()));
+    }
+    let key = keys::unwrap_under_store_key(&inner.iam.store().stale(), &encryption.wrapped, &entry.place)?;
+    let sizes: Vec<_> = match object.content.parts() {
+        [] => vec![object.head.size],
+        parts => parts.iter().map(|part| part.size).collect(),
+    };
+    Ok(body::open(object.content.into(), key, &sizes, &(0..object.head.size)))
 }
 
 async fn send_parts(
@@ -133,7 +149,7 @@ async fn send_parts(
 
 /// A stream cut into pieces of one size.
 struct Pieces {
-    stream: crate::backend::ByteStream,
+    stream: ByteStream,
     rest: BytesMut,
 }
 

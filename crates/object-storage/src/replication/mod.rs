@@ -139,7 +139,7 @@ impl Rule {
 
 impl ReplicationRules {
     /// For each destination the rule that counts: the one with the highest priority.
-    fn chosen<'a>(&'a self, matches: impl Fn(&Rule) -> bool) -> BTreeMap<&'a Destination, &'a Rule> {
+    fn chosen(&self, matches: impl Fn(&Rule) -> bool) -> BTreeMap<&Destination, &Rule> {
         let mut chosen: BTreeMap<&Destination, &Rule> = BTreeMap::new();
         for rule in self.rules.iter().filter(|rule| rule.enabled && matches(rule)) {
             let place = chosen.entry(&rule.destination).or_insert(rule);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use terroir_action::{Caller, Target as Permission};
 use terroir_iam::{Iam, RequestFacts};
 use terroir_store::Txn;
-use terroir_types::{Arn, Clock, Error, ErrorClass};
+use terroir_types::{Arn, Clock, Error, ErrorClass, IdSource};
 
 use super::{Destination, Kind, Order, QUEUES};
 use crate::backend::{
@@ -18,6 +18,7 @@ use crate::backend::{
     ReplicationStatus, Source, Versioning,
 };
 use crate::delivery::{self, Carried, Carrier, GIVE_UP_AFTER, Trouble, Troubles};
+use crate::encryption::{DefaultEncryption, Encryption, Method, keys};
 use crate::lock::LockSetting;
 use crate::model::Bucket;
 use crate::notification::{Cause, Event, NotificationRules};
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     pub backend: Arc<dyn ObjectBackend>,
     pub outbound: Outbound,
     pub clock: Arc<dyn Clock>,
+    pub ids: Arc<dyn IdSource>,
     pub region: String,
     pub troubles: Troubles,
 }
@@ -117,9 +119,10 @@ impl Replicator {
         backend: Arc<dyn ObjectBackend>,
         outbound: Outbound,
         clock: Arc<dyn Clock>,
+        ids: Arc<dyn IdSource>,
         region: String,
     ) -> Self {
-        Self(Arc::new(Inner { iam, backend, outbound, clock, region, troubles: Troubles::default() }))
+        Self(Arc::new(Inner { iam, backend, outbound, clock, ids, region, troubles: Troubles::default() }))
     }
 
     /// The queues whose copies cannot be made for now, by name.
@@ -239,9 +242,14 @@ impl Inner {
                 let source =
                     Source { place: entry.place.clone(), version: entry.version.clone(), etag: head.etag.clone() };
                 let notes = self.notes(txn, &bucket, role, &to, Event::Put)?;
+                let encryption = self.encryption_of_copy(txn, &head, &entry.place, &to, &bucket).await?;
                 // A copy is the bucket owner's, whoever wrote what it is a copy of.
-                let meta =
-                    ObjectMeta { acl: None, replication: Some(ReplicationStatus::Replica), ..(*head.meta).clone() };
+                let meta = ObjectMeta {
+                    acl: None,
+                    encryption,
+                    replication: Some(ReplicationStatus::Replica),
+                    ..(*head.meta).clone()
+                };
                 let new = NewReplica { meta, lock: head.lock, notes };
                 match self.backend.replicate(&source, &to, new).await {
                     // It was removed meanwhile.
@@ -251,6 +259,31 @@ impl Inner {
             }
         }
         Ok(())
+    }
+
+    /// The bytes stay as they are sealed; their key is sealed again for the place of the copy.
+    async fn encryption_of_copy(
+        &self,
+        txn: &Txn,
+        head: &ObjectHead,
+        from: &Place,
+        to: &Place,
+        bucket: &Bucket,
+    ) -> Result<Option<Box<Encryption>>, Obstacle> {
+        let Some(encryption) = &head.meta.encryption else {
+            if settings::peek::<DefaultEncryption>(txn, bucket.id)?.is_none() {
+                return Ok(None);
+            }
+            let text = format!("the version is not encrypted, and the bucket {} encrypts what it gets", bucket.name());
+            return Err(Obstacle::Always(text));
+        };
+        if encryption.method != Method::S3 {
+            return Err(Obstacle::Always("the version is not under the store's key".to_owned()));
+        }
+        let key = keys::unwrap_under_store_key(txn, &encryption.wrapped, from)?;
+        let under = keys::for_new_objects(self.iam.store(), &*self.ids, self.clock.now()).await?;
+        let wrapped = keys::wrap_under_store_key(&under, &key, to, &*self.ids);
+        Ok(Some(Box::new(Encryption { method: Method::S3, wrapped })))
     }
 
     fn notes(&self, txn: &Txn, bucket: &Bucket, role: &Caller, at: &Place, event: Event) -> Result<Vec<Note>, Error> {

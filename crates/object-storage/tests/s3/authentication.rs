@@ -210,6 +210,9 @@ async fn presigned_urls() {
     world.clock.advance(Duration::from_secs(601));
     let answer = send_plain(&world, url).await.refused(403, "AccessDenied", "expired");
     assert!(answer.text().contains("expired"), "{}", answer.text());
+    let at_once = root.get("/bucket/k").presign(0);
+    world.clock.advance(Duration::from_secs(1));
+    send_plain(&world, at_once).await.refused(403, "AccessDenied", "for no time at all");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -290,3 +290,18 @@ async fn a_form_uploads_nothing_else() {
     form().send().await.expect(204, "nobody signed");
     form().field("policy", "x").send().await.refused(400, "InvalidArgument", "a policy that nobody signed");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_can_ask_for_encryption() {
+    let world = World::with_bucket().await;
+    let c = &world.root;
+    let sealed = Form::new(c).named("x-amz-server-side-encryption", "AES256").sign();
+    let answer = sealed.send().await.expect(204, "uploaded");
+    assert_eq!(answer.header("x-amz-server-side-encryption"), "AES256");
+    let read = c.get("/bucket/user/photo.jpg").send().await.expect(200, "read");
+    assert_eq!((read.text().as_str(), read.header("x-amz-server-side-encryption")), ("the bytes", "AES256"));
+    let unnamed = Form::new(c).field("x-amz-server-side-encryption", "AES256").sign();
+    unnamed.send().await.refused(403, "AccessDenied", "a field that the policy does not name");
+    let unknown = Form::new(c).named("x-amz-server-side-encryption", "aws:kms").sign();
+    unknown.send().await.refused(400, "KMS.NotFoundException", "no key");
+}

@@ -10,13 +10,14 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use terroir_iam::Iam;
 use terroir_iam::ops::{
     About, Holder, KeyOwner, NewAccount, create_access_key, create_account, create_user, put_inline_policy,
 };
 use terroir_iam::sigv4::{PathRule, Scope, SigningKey, canonical_request, string_to_sign};
+use terroir_iam::{Iam, RequestFacts};
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::{DiskBudget, Unlimited};
+use terroir_object_storage::data_keys::DataKeys;
 use terroir_object_storage::lifecycle::{Day, Lifecycle};
 use terroir_object_storage::{S3Front, S3Options, S3Outcome, s3_service};
 use terroir_store::Store;
@@ -63,6 +64,11 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
+        Self::with_data_keys(None).await
+    }
+
+    /// `data_keys`: what SSE-KMS has its keys from.
+    pub async fn with_data_keys(data_keys: Option<Arc<dyn DataKeys>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::in_memory_for_tests().await;
         let clock = Arc::new(ManualClock::at(Timestamp::parse_rfc3339("2026-11-24T05:00:00Z").unwrap()));
@@ -87,6 +93,7 @@ impl World {
             website_domains: vec!["website.test".to_owned()],
             new_buckets: Default::default(),
             lifecycle_day: Day::default(),
+            data_keys,
         })
         .await
         .unwrap();
@@ -102,6 +109,7 @@ impl World {
             access_key: made.access_key_id.clone(),
             secret: made.secret.expose().clone(),
             token: None,
+            from: None,
         };
         let (root, stranger) = (client(&roots[0]), client(&roots[1]));
         let (account, strange_account) = (roots[0].account_id, roots[1].account_id);
@@ -166,6 +174,8 @@ pub struct Client {
     pub access_key: String,
     pub secret: String,
     pub token: Option<String>,
+    /// The address that requests come from, over plain HTTP; none: not known.
+    pub from: Option<&'static str>,
 }
 
 macro_rules! methods {
@@ -302,6 +312,15 @@ impl Call {
         if self.client.access_key.is_empty() {
             request.headers_mut().remove("authorization");
             request.headers_mut().remove("x-amz-date");
+        }
+        if let Some(address) = self.client.from {
+            let facts = RequestFacts {
+                source_ip: Some(address.parse().unwrap()),
+                now: self.client.clock.now(),
+                region: REGION.to_owned(),
+                ..RequestFacts::default()
+            };
+            request.extensions_mut().insert(facts);
         }
         send(&self.client.front, request.map(|()| Full::new(self.body.clone()))).await
     }

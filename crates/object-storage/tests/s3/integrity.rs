@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use terroir_object_storage::backend::local::{FindingKind, LocalBackend, Report};
-use terroir_object_storage::backend::{BucketId, Delete, NewCopy, ObjectBackend, Place, Put, Source};
+use terroir_object_storage::backend::{BucketId, Delete, NewCopy, NewPart, ObjectBackend, Place, Put, Source};
 
 impl World {
     fn index(&self) -> rusqlite::Connection {
@@ -291,8 +291,8 @@ async fn copies_of_objects_with_parts_survive_a_restart() {
     };
     let upload = backend.create_upload(&place("from"), new).await.unwrap();
     let body = || Box::pin(futures::stream::iter([Ok(bytes(300_000))]));
-    let part =
-        backend.put_part(&place("from"), &upload.id, 1, body(), Vec::new(), Box::new(|_| Ok(None))).await.unwrap();
+    let new = NewPart { number: 1, algorithms: Vec::new(), verify: Box::new(|_| Ok(None)), sealing: None };
+    let part = backend.put_part(&place("from"), &upload.id, body(), new).await.unwrap();
     let claimed = terroir_object_storage::backend::ClaimedPart { number: 1, etag: part.etag, checksum: None };
     let complete = terroir_object_storage::backend::CompleteUpload { parts: vec![claimed], ..Default::default() };
     let head = backend.complete_upload(&place("from"), &upload.id, complete).await.unwrap();

@@ -8,6 +8,7 @@ mod configuration;
 mod cors;
 mod crash;
 mod disk;
+mod encryption;
 mod forms;
 mod harness;
 mod hook;

@@ -235,11 +235,7 @@ fn a_kill_at_any_time_is_made_good() {
     for round in 0..rounds {
         let dir = tempfile::tempdir().unwrap();
         let format = 1 + i64::from(round % 3);
-        match format {
-            1 => old_folder(dir.path()),
-            2 => folder_of_format_2(dir.path()),
-            _ => folder_of_format_3(dir.path()),
-        }
+        [old_folder, folder_of_format_2, folder_of_format_3][round as usize % 3](dir.path());
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "migration::migrating_process", "--test-threads=1"])
             .env(FOLDER, dir.path())

@@ -1,6 +1,8 @@
 //! Copies of versions in other buckets of this cloud, and in a foreign S3: another service in this process.
 
 use crate::harness::{Answer, Client, World};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,8 +46,14 @@ async fn replicating() -> (World, String) {
 fn start(world: &World) {
     let backend: Arc<dyn ObjectBackend> = Arc::new(world.backend.clone());
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
-    let replicator =
-        Replicator::new(world.iam.clone(), backend, Outbound::new().unwrap(), clock, "eu-test-1".to_owned());
+    let replicator = Replicator::new(
+        world.iam.clone(),
+        backend,
+        Outbound::new().unwrap(),
+        clock,
+        Arc::new(OsRandom),
+        "eu-test-1".to_owned(),
+    );
     tokio::spawn(async move { replicator.run(std::future::pending()).await });
 }
 
@@ -249,6 +257,39 @@ async fn locks_go_with_their_versions() {
     assert_eq!(becomes(c, "/copies/k", "REPLICA").await.header("x-amz-object-lock-legal-hold"), "ON");
 }
 
+/// Under the store's key they are copied, under the client's not, and nothing comes unencrypted into a bucket that encrypts.
+#[tokio::test(flavor = "multi_thread")]
+async fn encrypted_versions() {
+    let (world, role) = replicating().await;
+    let c = &world.root;
+    configure(&world, &role, &rule("all", "arn:aws:s3:::copies", "", 1, true)).await.expect(200, "rules");
+    let method = "x-amz-server-side-encryption";
+    let large = bytes(300_000);
+    for (key, body) in [("small", Bytes::from("small")), ("large", large)] {
+        c.put(&format!("/bucket/{key}")).header(method, "AES256").body(body.clone()).send().await.expect(200, key);
+        let source = becomes(c, &format!("/bucket/{key}"), "COMPLETED").await;
+        let copy = c.get(&format!("/copies/{key}")).send().await.expect(200, key);
+        assert_eq!((copy.header(method), copy.header("etag")), ("AES256", source.header("etag")));
+        assert!(copy.body == body, "{key}");
+    }
+    let key = [7; 32];
+    let md5 = STANDARD.encode(<md5::Md5 as md5::Digest>::digest(key));
+    let put = c.put("/bucket/customer").body("x").header("x-amz-server-side-encryption-customer-algorithm", "AES256");
+    let put = put.header("x-amz-server-side-encryption-customer-key", STANDARD.encode(key));
+    put.header("x-amz-server-side-encryption-customer-key-md5", md5).send().await.expect(200, "customer");
+    settled(&world).await;
+    c.head("/copies/customer").send().await.expect(404, "not copied");
+    let default = "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm></ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>";
+    c.put("/copies?encryption").proven(default).send().await.expect(200, "encrypts");
+    c.put("/bucket/plain").body("x").send().await.expect(200, "plain");
+    becomes(c, "/bucket/plain", "FAILED").await;
+    c.put("/bucket?encryption").proven(default).send().await.expect(200, "encrypts, too");
+    c.put("/bucket/plain").body("y").send().await.expect(200, "encrypted by default");
+    becomes(c, "/bucket/plain", "COMPLETED").await;
+    let report = world.backend.verify(false, |_| {}).await.unwrap();
+    assert_eq!(report.found, 0, "{report:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_may_not_be_copied_has_failed() {
     let (world, role) = replicating().await;
@@ -445,6 +486,8 @@ async fn copies_in_a_foreign_s3() {
     for (key, body) in [("a%20b/%C3%BC%2B%26", Bytes::from("small")), ("empty", Bytes::new()), ("large", large)] {
         let put = c.put(&format!("/bucket/{key}")).body(body.clone()).header("x-amz-meta-colour", "red");
         let put = put.header("content-type", "text/x").header("x-amz-tagging", "a=b%26c");
+        // The foreign one gets the bytes as they came, also where they are encrypted here.
+        let put = if key == "large" { put.header("x-amz-server-side-encryption", "AES256") } else { put };
         let version = put.send().await.expect(200, key).header("x-amz-version-id").to_owned();
         becomes(c, &format!("/bucket/{key}"), "COMPLETED").await;
         for there in [format!("/far-bucket/{}/bucket/{key}", world.account), format!("/far-bucket/{key}")] {

@@ -89,7 +89,8 @@ async fn writes_add_and_deletions_hide() {
     c.get(&version(&"0".repeat(16))).send().await.refused(404, "NoSuchVersion", "never was");
 
     switch(c, SUSPENDED).await;
-    assert_eq!(put(c, "k", "null again").await, "null");
+    assert_eq!(put(c, "k", "null again").await, "", "a write says nothing of null");
+    assert_eq!(c.head("/bucket/k").send().await.header("x-amz-version-id"), "null");
     c.get(&version(&one)).send().await.expect(200, "other versions stay");
     let hidden = c.delete("/bucket/k").send().await.expect(204, "hidden");
     marked(&hidden, "true", "null");

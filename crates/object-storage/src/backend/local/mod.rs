@@ -39,13 +39,13 @@ use self::rows::{Data, NewData, NewObject};
 use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
-    ListVersions, Listing, LockChange, Lookup, MAX_PUT_SIZE, NewCopy, NewUpload, Note, ObjectBackend, ObjectHead,
-    ObjectMeta, OpenObject, Outcome, PartHead, PartOfObject, Place, Put, ReplicationStatus, Source, StringMap, Upload,
-    UploadListing, Verify, VersionId, VersionListing, Versioning, WriteCondition,
+    ListVersions, Listing, LockChange, Lookup, MAX_PUT_SIZE, NewCopy, NewPart, NewUpload, Note, ObjectBackend,
+    ObjectHead, ObjectMeta, OpenObject, Outcome, PartHead, PartOfObject, Place, Put, ReplicationStatus, Sealing,
+    Source, StringMap, Upload, UploadListing, VersionId, VersionListing, Versioning, WriteCondition,
 };
 use crate::acl::Acl;
 use crate::budget::DiskBudget;
-use crate::checksum::Algorithm;
+use crate::encryption::sealed_size;
 
 /// The local backend. A cheap handle.
 #[derive(Clone)]
@@ -165,7 +165,9 @@ impl LocalBackend {
 
     /// Verifies a body and makes it an object.
     async fn put_received(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
-        let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size, notes } = put;
+        let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size, notes, sealing } = put;
+        check_sealing(meta.encryption.is_some(), sealing.is_some())?;
+        let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
         self.0.admit(size.unwrap_or(0))?;
         if size.is_some_and(|size| size > max_size) {
             return Err(BackendError::TooLarge);
@@ -175,11 +177,11 @@ impl LocalBackend {
             let (place, condition) = (at.clone(), condition.clone());
             self.0.index.look_up(move |c| versions::check_condition(c, &place, &condition)).await?;
         }
-        let received = self.receive(body, &algorithms, max_size, true).await?;
+        let received = self.receive(body, &algorithms, max_size, true, sealer).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let head = ObjectHead {
             size: received.digests.length,
-            etag: received.digests.etag(),
+            etag: Sealing::etag(etag_key, &received.digests),
             modified: self.0.now(),
             checksum,
             meta: Arc::new(meta),
@@ -321,6 +323,14 @@ struct Found {
     pin: Arc<Pin>,
 }
 
+/// What says how bytes are sealed goes with bytes that are.
+fn check_sealing(encrypted: bool, sealed: bool) -> Result<(), BackendError> {
+    if encrypted == sealed {
+        return Ok(());
+    }
+    Err(BackendError::Refused(terroir_types::Error::internal("what is said of an encryption is not what is done")))
+}
+
 impl Found {
     /// What a second owner of its bytes takes of the index.
     fn inline_bytes(&self) -> u64 {
@@ -328,10 +338,14 @@ impl Found {
     }
 
     fn open(self, inner: &Inner) -> OpenObject {
+        let sealed = self.head.meta.encryption.is_some();
+        let stored = |size| if sealed { sealed_size(size) } else { size };
         let pieces = match &self.data {
             Data::Inline(..) => Vec::new(),
-            Data::File => vec![Piece { id: self.content, size: self.head.size }],
-            Data::Parts(parts) => parts.iter().map(|part| Piece { id: part.content, size: part.size }).collect(),
+            Data::File => vec![Piece { id: self.content, size: stored(self.head.size) }],
+            Data::Parts(parts) => {
+                parts.iter().map(|part| Piece { id: part.content, size: stored(part.size) }).collect()
+            }
         };
         let (files, readers) = (inner.files.clone(), Arc::clone(&inner.index.readers));
         let content: Box<dyn Content> = match self.data {
@@ -379,6 +393,7 @@ impl ObjectBackend for LocalBackend {
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
         self.0.admit(found.inline_bytes())?;
         let NewCopy { meta, condition, versioning, lock, notes } = copy;
+        check_sealing(meta.encryption.is_some() || found.head.meta.encryption.is_some(), false)?;
         let head = ObjectHead {
             modified: self.0.now(),
             meta: Arc::new(meta),
@@ -418,7 +433,7 @@ impl ObjectBackend for LocalBackend {
         change: LockChange,
         notes: Vec<Note>,
     ) -> Result<VersionId, BackendError> {
-        let (place, version, now) = (at.clone(), version.cloned(), self.0.now());
+        let (place, version, now) = (at.clone(), version.cloned(), self.0.clock.now());
         let write = move |c: &rusqlite::Connection| versions::change_lock(c, &place, version.as_ref(), change, now);
         let changed = self.0.index.write(write).await?;
         if !notes.is_empty() {
@@ -429,11 +444,11 @@ impl ObjectBackend for LocalBackend {
     }
 
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError> {
-        let (place, seq, now, told_at) = (at.clone(), self.0.next_seq(), self.0.now(), self.0.clock.now());
+        let (place, seq, now) = (at.clone(), self.0.next_seq(), self.0.clock.now());
         let write = move |c: &rusqlite::Connection| {
             let (deleted, garbage) = versions::delete(c, &place, &delete, seq, now)?;
             let null = VersionId::null();
-            let fact = Fact::deleted(&place, delete.version.is_some(), &deleted, &null, told_at);
+            let fact = Fact::deleted(&place, delete.version.is_some(), &deleted, &null, now);
             let kept = fact.map_or(Ok(false), |fact| outbox::keep(c, &fact, &delete.notes))?;
             Ok((deleted, garbage, kept))
         };
@@ -475,13 +490,14 @@ impl ObjectBackend for LocalBackend {
         &self,
         at: &Place,
         upload: &str,
-        number: u16,
         body: ByteStream,
-        algorithms: Vec<Algorithm>,
-        verify: Verify,
+        part: NewPart,
     ) -> Result<PartHead, BackendError> {
         self.0.admit(0)?;
-        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false).await?;
+        let NewPart { number, algorithms, verify, sealing } = part;
+        let sealed = sealing.is_some();
+        let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
+        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false, sealer).await?;
         let ReceivedBytes::File(content, unfinished) = received.bytes else {
             return Err(BackendError::Damaged("a part was not written to a file".into()));
         };
@@ -489,12 +505,17 @@ impl ObjectBackend for LocalBackend {
         let part = PartHead {
             number,
             size: received.digests.length,
-            etag: received.digests.etag(),
+            etag: Sealing::etag(etag_key, &received.digests),
             modified: self.0.now(),
             checksum,
         };
         let (place, upload, row, sums) = (at.clone(), upload.to_owned(), part.clone(), received.sums);
-        let write = move |c: &rusqlite::Connection| multipart::put_part(c, &place, &upload, content, &sums, &row);
+        let write = move |c: &rusqlite::Connection| {
+            if let Some(upload) = multipart::find(c, &place, &upload)? {
+                check_sealing(upload.new.meta.encryption.is_some(), sealed)?;
+            }
+            multipart::put_part(c, &place, &upload, content, &sums, &row)
+        };
         let garbage = self.0.index.write_guarded(unfinished, write).await?;
         self.0.ring_if(garbage);
         Ok(part)

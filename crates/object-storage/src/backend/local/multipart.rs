@@ -311,7 +311,7 @@ pub(super) fn list(c: &Connection, bucket: BucketId, list: &ListUploads) -> Resu
                 listing.entries.push(UploadEntry::Prefix(group.to_owned()));
                 continue 'seek;
             }
-            listing.entries.push(UploadEntry::Upload(upload));
+            listing.entries.push(UploadEntry::Upload(Box::new(upload)));
         }
     }
     Ok(listing)

@@ -114,7 +114,8 @@ fn migrate(c: &Connection, found: i64) -> Result<(), BackendError> {
             name_parts(c)?;
             rows::set_meta(c, rows::UNSUMMED, 1)?;
         }
-        // The fourth format was never released.
+        // The fourth format has the same tables. What it may say of an object is new: a version that does not know of
+        // encryption would give out sealed bytes.
         c.execute_batch(OUTBOX)?;
     }
     c.pragma_update(None, "user_version", VERSION)?;

@@ -512,7 +512,9 @@ fn delete_object(
     let mut insert = c.prepare_cached(
         "INSERT INTO version (bucket, key, seq, is_null, size, modified) VALUES (?1, ?2, ?3, ?4, 0, ?5)",
     )?;
-    insert.execute(params![at.bucket.row(), at.key.as_bytes(), seq, is_null, now.millis()])?;
+    // Whole seconds, as all times of versions.
+    let modified = Timestamp::from_secs(now.secs()).millis();
+    insert.execute(params![at.bucket.row(), at.key.as_bytes(), seq, is_null, modified])?;
     let deleted = Deleted { existed, marker: true, version: Some(version_id(seq, is_null)) };
     Ok((deleted, effects.settle(c, at.bucket)?))
 }

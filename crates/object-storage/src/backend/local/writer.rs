@@ -11,6 +11,7 @@ use super::files::{ContentId, Unfinished};
 use super::sums::{SumWriter, Sums};
 use crate::backend::{BackendError, ByteStream};
 use crate::checksum::{Algorithm, Digests, Hasher};
+use crate::encryption::Sealer;
 
 /// Objects up to this size live in the index itself: one sync makes them durable.
 pub(super) const INLINE_MAX: usize = 32 << 10;
@@ -32,33 +33,43 @@ pub(super) enum ReceivedBytes {
     File(ContentId, Unfinished),
 }
 
-/// All that is computed of a body as it comes. The CRC64NVME of the whole follows from those of the blocks.
+/// All that is computed of a body as it comes.
 struct Hashes {
     hasher: Hasher,
-    sums: SumWriter,
+    /// None: what is stored is not what came. Else the CRC64NVME of the whole follows from those of the blocks.
+    sums: Option<SumWriter>,
     wants_crc64_nvme: bool,
 }
 
 impl Hashes {
-    fn new(algorithms: &[Algorithm]) -> Self {
+    fn new(algorithms: &[Algorithm], sealed: bool) -> Self {
+        if sealed {
+            return Self { hasher: Hasher::new(algorithms), sums: None, wants_crc64_nvme: false };
+        }
         let is_of_blocks = |algorithm: &Algorithm| *algorithm == Algorithm::Crc64Nvme;
         let others: Vec<_> = algorithms.iter().copied().filter(|algorithm| !is_of_blocks(algorithm)).collect();
         let wants_crc64_nvme = algorithms.iter().any(is_of_blocks);
-        Self { hasher: Hasher::new(&others), sums: SumWriter::new(), wants_crc64_nvme }
+        Self { hasher: Hasher::new(&others), sums: Some(SumWriter::new()), wants_crc64_nvme }
     }
 
     fn update(&mut self, bytes: &[u8]) {
         self.hasher.update(bytes);
-        self.sums.update(bytes);
+        if let Some(sums) = &mut self.sums {
+            sums.update(bytes);
+        }
     }
 
     fn update_all(&mut self, pieces: &Arc<[Bytes]>) {
         self.hasher.update_all(pieces);
-        pieces.iter().for_each(|piece| self.sums.update(piece));
+        if let Some(sums) = &mut self.sums {
+            pieces.iter().for_each(|piece| sums.update(piece));
+        }
     }
 
-    fn finish(self) -> (Digests, Sums) {
-        let (mut digests, sums) = (self.hasher.finish(), self.sums.finish());
+    /// `sealed`: the sums of what is stored, where that is not what came.
+    fn finish(self, sealed: Option<Sums>) -> (Digests, Sums) {
+        let mut digests = self.hasher.finish();
+        let sums = self.sums.map(SumWriter::finish).or(sealed).unwrap_or_else(|| SumWriter::new().finish());
         if self.wants_crc64_nvme {
             let whole = sums.whole(digests.length);
             digests = digests.with_crc64_nvme(whole);
@@ -67,16 +78,46 @@ impl Hashes {
     }
 }
 
-/// A file that grows, and the digests of what is in it.
+/// Seals what is to be stored, and sums it up.
+struct Seal {
+    sealer: Sealer,
+    sums: SumWriter,
+    /// What is sealed and not yet written.
+    bytes: Vec<u8>,
+}
+
+impl Seal {
+    fn new(sealer: Sealer) -> Self {
+        Self { sealer, sums: SumWriter::new(), bytes: Vec::new() }
+    }
+
+    fn take(&mut self, piece: &[u8]) -> Result<(), BackendError> {
+        self.bytes.clear();
+        self.sealer.update(piece, &mut self.bytes)?;
+        self.sums.update(&self.bytes);
+        Ok(())
+    }
+
+    /// What is still to be written, and the sums of all.
+    fn finish(mut self) -> Result<(Vec<u8>, Sums), BackendError> {
+        self.bytes.clear();
+        self.sealer.finish(&mut self.bytes)?;
+        self.sums.update(&self.bytes);
+        Ok((self.bytes, self.sums.finish()))
+    }
+}
+
+/// A file that grows, and the digests of what came.
 struct Sink {
     file: File,
+    seal: Option<Seal>,
     hashes: Hashes,
 }
 
 impl Sink {
     /// Hashes and writes `pieces`, each on a thread of its own: MD5 takes longer than everything else together.
     async fn take(self, pieces: Vec<Bytes>) -> Result<Self, BackendError> {
-        let Self { mut file, mut hashes } = self;
+        let Self { mut file, mut seal, mut hashes } = self;
         let pieces: Arc<[Bytes]> = pieces.into();
         let hashed = tokio::task::spawn_blocking({
             let pieces = Arc::clone(&pieces);
@@ -86,12 +127,36 @@ impl Sink {
             }
         });
         let written = blocking(move || {
-            pieces.iter().try_for_each(|piece| file.write_all(piece))?;
-            Ok(file)
+            for piece in pieces.iter() {
+                match &mut seal {
+                    Some(seal) => {
+                        seal.take(piece)?;
+                        file.write_all(&seal.bytes)?;
+                    }
+                    None => file.write_all(piece)?,
+                }
+            }
+            Ok((file, seal))
         });
-        let file = written.await;
+        let written = written.await;
         let hashes = hashed.await.map_err(|error| BackendError::Io(std::io::Error::other(error)))?;
-        Ok(Self { file: file?, hashes })
+        let (file, seal) = written?;
+        Ok(Self { file, seal, hashes })
+    }
+
+    /// What was computed, once everything is on the disk.
+    fn finish(self) -> Result<(Digests, Sums), BackendError> {
+        let Self { mut file, seal, hashes } = self;
+        let sealed = match seal {
+            Some(seal) => {
+                let (rest, sums) = seal.finish()?;
+                file.write_all(&rest)?;
+                Some(sums)
+            }
+            None => None,
+        };
+        file.sync_data()?;
+        Ok(hashes.finish(sealed))
     }
 }
 
@@ -103,21 +168,32 @@ impl LocalBackend {
         algorithms: &[Algorithm],
         max: u64,
         inline: bool,
+        sealer: Option<Sealer>,
     ) -> Result<Received, BackendError> {
         let mut batch = Batch::default();
         let limit = if inline { INLINE_MAX } else { 0 };
         let mut ended = !batch.fill(&mut body, limit).await?;
         if ended && inline && batch.bytes <= INLINE_MAX {
-            let mut hashes = Hashes::new(algorithms);
-            let bytes = batch.pieces.concat();
+            let mut hashes = Hashes::new(algorithms, sealer.is_some());
+            let mut bytes = batch.pieces.concat();
             hashes.update(&bytes);
-            let (digests, sums) = hashes.finish();
+            let mut sealed = None;
+            if let Some(mut sealer) = sealer {
+                let mut stored = Vec::new();
+                sealer.update(&bytes, &mut stored)?;
+                sealer.finish(&mut stored)?;
+                let mut sums = SumWriter::new();
+                sums.update(&stored);
+                (bytes, sealed) = (stored, Some(sums.finish()));
+            }
+            let (digests, sums) = hashes.finish(sealed);
             return Ok(Received { digests, sums, bytes: ReceivedBytes::Inline(bytes) });
         }
         let id = self.0.next_content();
         let files = self.0.files.clone();
         let (file, unfinished) = blocking(move || Ok(files.create(id)?)).await?;
-        let mut sink = Sink { file, hashes: Hashes::new(algorithms) };
+        let hashes = Hashes::new(algorithms, sealer.is_some());
+        let mut sink = Sink { file, seal: sealer.map(Seal::new), hashes };
         let mut total = 0;
         let mut budgeted = 0;
         loop {
@@ -143,9 +219,9 @@ impl LocalBackend {
         }
         let files = self.0.files.clone();
         let (digests, sums) = blocking(move || {
-            sink.file.sync_data()?;
+            let computed = sink.finish()?;
             files.sync_entry(id)?;
-            Ok(sink.hashes.finish())
+            Ok(computed)
         })
         .await?;
         Ok(Received { digests, sums, bytes: ReceivedBytes::File(id, unfinished) })
