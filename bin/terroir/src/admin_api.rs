@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use terroir_object_storage::target::Destination;
 use terroir_policy::{Operator, Site};
 use terroir_types::HostId;
 
@@ -82,6 +83,43 @@ pub struct ObjectUsage {
     pub objects: u64,
     pub max_bytes: Option<u64>,
     pub max_objects: Option<u64>,
+}
+
+/// Without accounts: for everybody.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewTargetRequest {
+    pub name: String,
+    pub accounts: Vec<String>,
+    pub max_queued: Option<u64>,
+    pub place: Destination,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TargetRequest {
+    pub name: String,
+    /// Also if something waits for it.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Without what only the server needs to know.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TargetSummary {
+    pub name: String,
+    pub kind: String,
+    pub address: String,
+    /// As tenants name it.
+    pub arns: Vec<String>,
+    /// None: for everybody.
+    pub accounts: Option<Vec<String>>,
+    pub created_at: String,
+    pub max_queued: u64,
+    pub queued: u64,
+    /// When the oldest of them was written.
+    pub oldest: Option<String>,
+    pub dropped: u64,
+    /// What keeps it from getting what waits.
+    pub trouble: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -32,6 +32,7 @@ use crate::admin_api::{
 };
 use crate::admin_objects::{set_quota, show_quotas};
 use crate::admin_sovereignty;
+use crate::admin_targets::{add_target, list_targets, remove_target, test_target};
 use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
@@ -89,6 +90,9 @@ impl Admin {
             .route("/objects/repair", post(repair_objects))
             .route("/objects/quotas", post(set_quota))
             .route("/objects/quotas/{account}", get(show_quotas))
+            .route("/objects/targets", get(list_targets).post(add_target))
+            .route("/objects/targets/remove", post(remove_target))
+            .route("/objects/targets/test", post(test_target))
             .route("/store/backup", post(back_up))
             .route("/images", get(list_images).post(register_image))
             .route("/images/{id}/disk", get(image_disk))
@@ -151,6 +155,11 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
         )),
         Err(error) => problems.push(format!("the object store cannot be read: {error}")),
     }
+    let troubles = cloud.notifier.troubles().into_iter().chain(cloud.replicator.troubles());
+    problems.extend(troubles.map(|(queue, trouble)| {
+        let since = trouble.since.to_rfc3339_seconds();
+        format!("{queue} has not got on since {since}: {}", trouble.error)
+    }));
     Ok(Json(ServerStatus {
         ready: is_ready,
         endpoint: up::endpoint(&cloud.settings),
@@ -323,7 +332,7 @@ async fn image_disk(State(admin): State<Arc<Admin>>, Path(id): Path<String>) -> 
 /// A backup, unsealed: whoever asks seals it with a key that this process does not know.
 async fn back_up(State(admin): State<Arc<Admin>>) -> Body {
     let cloud = &admin.cloud;
-    backup::stream((*cloud.layout).clone(), (*cloud.settings).clone(), cloud.store.clone())
+    backup::stream(cloud.layout.clone(), (*cloud.settings).clone(), cloud.store.clone())
 }
 
 async fn object_stats(State(admin): State<Arc<Admin>>) -> Answer<Stats> {

@@ -205,6 +205,9 @@ pub enum ObjectsCommand {
     /// How much accounts and buckets may hold
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Places outside that tenants may send events to, by ARN
+    #[command(subcommand)]
+    Target(TargetCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -251,6 +254,59 @@ pub enum QuotaCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TargetCommand {
+    /// Name an endpoint that is told of events, or a foreign S3
+    Add(Box<TargetArgs>),
+    /// All targets, their ARNs, and what waits for them
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a target
+    Remove {
+        name: String,
+        /// Even if something waits for it, which is dropped
+        #[arg(long)]
+        force: bool,
+    },
+    /// Send something to a target and say what came of it
+    Test { name: String },
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("place").required(true).args(["webhook", "s3"])))]
+pub struct TargetArgs {
+    /// As its ARN will name it: a-z, 0-9 and '-'
+    pub name: String,
+    /// Where events are sent to by POST
+    #[arg(long, value_name = "URL")]
+    pub webhook: Option<String>,
+    /// Endpoint of a foreign S3, for example https://s3.example.org
+    #[arg(long, value_name = "URL", requires_all = ["access_key_id", "secret_file", "bucket_place"])]
+    pub s3: Option<String>,
+    /// Region that requests to the foreign S3 are signed for
+    #[arg(long, default_value = "us-east-1", requires = "s3")]
+    pub s3_region: String,
+    #[arg(long, requires = "s3", value_name = "ID")]
+    pub access_key_id: Option<String>,
+    /// File with the secret: of the access key, or the one that signs events; `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// The one bucket there that takes everything
+    #[arg(long, requires = "s3", group = "bucket_place")]
+    pub bucket: Option<String>,
+    /// What buckets there are called before the name that they have here
+    #[arg(long, requires = "s3", group = "bucket_place", value_name = "PREFIX")]
+    pub bucket_prefix: Option<String>,
+    /// Only for this account; may be given again
+    #[arg(long = "account", value_name = "NUMBER")]
+    pub accounts: Vec<String>,
+    /// Messages that may wait for it; more are dropped and counted [default: 100000]
+    #[arg(long, value_name = "N")]
+    pub max_queued: Option<u64>,
 }
 
 #[derive(Debug, Subcommand)]

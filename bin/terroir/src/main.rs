@@ -7,6 +7,7 @@ mod admin_objects;
 mod admin_receipts;
 mod admin_server;
 mod admin_sovereignty;
+mod admin_targets;
 mod agent;
 mod backup;
 mod blobs;
@@ -35,6 +36,7 @@ mod sovereignty;
 mod state;
 mod status;
 mod supervisor;
+mod target;
 mod up;
 
 use clap::Parser;
@@ -85,6 +87,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Issuer(command) => issuer::run(&layout, command).await,
         Command::Image(command) => image::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
+        Command::Objects(ObjectsCommand::Target(command)) => target::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
         Command::Server | Command::Agent | Command::GuestServices => Ok(()),

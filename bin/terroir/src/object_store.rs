@@ -165,6 +165,10 @@ fn print_stats(stats: &Stats) {
     println!("known to be damaged   {}", stats.damaged);
     println!("all read, last        {}", moment(stats.scrub_done));
     println!("reading since         {}", moment(stats.scrub_begun));
+    for queue in &stats.queues {
+        let oldest = queue.oldest.map_or(String::new(), |_| format!(", the oldest of {}", moment(queue.oldest)));
+        println!("waiting for {}: {}{oldest}; {} were dropped", queue.name, queue.entries, queue.dropped);
+    }
 }
 
 fn print_report(report: &Report) {

@@ -17,6 +17,9 @@ use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
 use terroir_object_storage::guard::NewBuckets;
 use terroir_object_storage::lifecycle::{Day, Lifecycle};
+use terroir_object_storage::notification::Notifier;
+use terroir_object_storage::outbound::Outbound;
+use terroir_object_storage::replication::Replicator;
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_sovereignty::ops::OwnSite;
 use terroir_sovereignty::receipt::{self, ReceiptLog};
@@ -73,6 +76,10 @@ pub struct Cloud {
     pub layout: Arc<Layout>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
+    /// Speaks HTTP to targets.
+    pub outbound: Outbound,
+    pub notifier: Notifier,
+    pub replicator: Replicator,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -98,6 +105,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let admin_socket = private_socket(&layout.admin_socket())?;
     let crossing_socket = private_socket(&layout.crossing_socket())?;
     let objects = objects(&cloud).await?;
+    let front = objects.0.clone();
     let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(admin.clone()));
     let usage = layout.usage();
     let usage = UsageLog::open(&usage).map_err(|error| describe(&error, "cannot open", &usage).to_string())?;
@@ -138,6 +146,27 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         let stopping = stopping();
         async move {
             lifecycle.run(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let stopping = stopping();
+        async move {
+            front.deliver_access_logs(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let (replicator, stopping) = (cloud.replicator.clone(), stopping());
+        async move {
+            replicator.run(stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
+        let (notifier, stopping) = (cloud.notifier.clone(), stopping());
+        async move {
+            notifier.run(stopping).await;
             Ok(())
         }
     });
@@ -194,6 +223,22 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         .map_err(|error| error.to_string())?;
     let backend = Arc::new(backend);
     let blobs = Blobs::new(Arc::clone(&backend) as _, store.clone());
+    let outbound = Outbound::new().map_err(|error| error.to_string())?;
+    let notifier = Notifier::new(
+        store.clone(),
+        Arc::clone(&backend) as _,
+        outbound.clone(),
+        Arc::clone(&clock),
+        region.name.clone(),
+    );
+    let replicator = Replicator::new(
+        iam.clone(),
+        Arc::clone(&backend) as _,
+        outbound.clone(),
+        Arc::clone(&clock),
+        Arc::clone(&ids),
+        region.name.clone(),
+    );
     Ok(Cloud {
         store,
         iam,
@@ -206,6 +251,9 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         layout: Arc::new(layout.clone()),
         blobs,
         backend,
+        outbound,
+        notifier,
+        replicator,
         host_dialled: Arc::default(),
     })
 }

@@ -9,7 +9,7 @@ use terroir_types::{AccountId, Arn, Clock, Error, IdSource, Secret, Timestamp};
 use crate::cache::RecentMap;
 use crate::evaluation::{Document, DocumentKind};
 use crate::model::{AccessKey, AccessKeyUse, InstanceProfile, Role, User};
-use crate::names::{Entity, by_id};
+use crate::names::{Entity, by_id, id_of};
 use crate::ops;
 use crate::session::{self, Claims, SESSION_KEY_PREFIX, SessionCredentials, Whose};
 
@@ -219,6 +219,29 @@ impl Iam {
         let session = Session { instance: Some(instance.to_owned()), ..Session::default() };
         let session = self.issue(account, whose, Vec::new(), session, INSTANCE_SESSION)?;
         Ok(Some(RoleCredentials { role_name: role.name().to_owned(), session }))
+    }
+
+    /// Who a service of this cloud is while it acts as a role that trusts it, for example S3 when it replicates. None if
+    /// there is no such role, or it does not trust the service.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn assumed_by_service(
+        &self,
+        txn: &Txn,
+        role: &Arn,
+        service: &str,
+        session: &str,
+    ) -> Result<Option<Caller>, Error> {
+        let Some(account) = role.account() else { return Ok(None) };
+        let name = role.resource().rsplit('/').next().unwrap_or_default();
+        let Some(id) = id_of::<Role>(txn, account, name)? else { return Ok(None) };
+        let found = by_id::<Role>(txn, account, &id)?.filter(|found| found.arn() == *role);
+        let Some(found) = found else { return Ok(None) };
+        if !self.trusts_service(&found, service).await? {
+            return Ok(None);
+        }
+        Ok(Some(role_caller(&found, session.to_owned(), Vec::new(), "")))
     }
 
     pub(crate) fn cached_document(&self, kind: DocumentKind, hash: &str) -> Option<Arc<Document>> {

@@ -24,6 +24,12 @@ pub enum Grantee {
     Account(AccountId),
 }
 
+/// What stands for an account where S3 has canonical user ids: 64 hexadecimal digits, as AWS's are.
+pub fn canonical_id(account: AccountId) -> String {
+    use sha2::{Digest, Sha256};
+    hex::encode(Sha256::digest(format!("terroir account {account}")))
+}
+
 const EVERYONE: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
 const SIGNED: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
 const LOG_DELIVERY: &str = "http://acs.amazonaws.com/groups/s3/LogDelivery";
@@ -154,6 +160,12 @@ impl Acl {
     }
 
     /// Whether a grant lets the asker do what needs `permission`. `ignore_public`: grants to groups do not count.
+    /// Whether this very grant, or full control, is given.
+    pub fn has(&self, grantee: Grantee, permission: Permission) -> bool {
+        let counts = |given: Permission| given == permission || given == Permission::FullControl;
+        self.grants.iter().any(|grant| grant.grantee == grantee && counts(grant.permission))
+    }
+
     pub fn grants(&self, asker: Asker, permission: Permission, ignore_public: bool) -> bool {
         self.grants.iter().any(|grant| {
             let counts = grant.permission == permission || grant.permission == Permission::FullControl;

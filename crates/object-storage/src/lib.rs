@@ -3,22 +3,29 @@
 //! A bucket is a record of the state store ([`model`], [`ops`]); its objects are the [`backend`]'s, which knows it only
 //! by number.
 
+pub mod access_log;
 pub mod acl;
 pub mod backend;
 pub mod budget;
 pub mod checksum;
 pub mod cors;
 pub mod data_keys;
+pub mod delivery;
 pub mod encryption;
+pub mod foreign;
 pub mod guard;
 pub mod lifecycle;
 pub mod lock;
 mod md5_lanes;
 pub mod model;
+pub mod notification;
 pub mod ops;
+pub mod outbound;
 pub mod post_policy;
 pub mod quota;
+pub mod replication;
 pub mod settings;
+pub mod target;
 pub mod versioning;
 pub mod website;
 

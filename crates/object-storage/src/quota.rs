@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use terroir_store::{Key, Txn, record};
 use terroir_types::{AccountId, Error, ErrorClass};
 
-use crate::backend::BucketUsage;
+use crate::backend::{BucketUsage, MAX_PUT_SIZE, ObjectBackend};
+use crate::model::Bucket;
 use crate::settings::BucketSetting;
+use crate::{ops, settings};
 
 /// The setting of a bucket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +71,36 @@ impl Quota {
         };
         room.filter(|room| size.unwrap_or(0) <= *room).ok_or_else(|| exceeded(whose, "bytes"))
     }
+}
+
+/// How many bytes, and at most [`MAX_PUT_SIZE`], a write into the bucket may have. `size`: how many it has, where that is
+/// known; `more_objects`: how many it adds.
+///
+/// # Errors
+/// `QuotaExceeded`; those of the backend.
+pub async fn room(
+    txn: &Txn,
+    backend: &dyn ObjectBackend,
+    bucket: &Bucket,
+    size: Option<u64>,
+    more_objects: u64,
+) -> Result<u64, Error> {
+    let of_bucket = settings::peek::<Quota>(txn, bucket.id)?.unwrap_or_default();
+    let of_account = of_account(txn, bucket.account)?;
+    let mut room = MAX_PUT_SIZE;
+    if !of_bucket.is_unlimited() {
+        room = room.min(of_bucket.room(backend.usage(bucket.id).await?, size, more_objects, "bucket")?);
+    }
+    if !of_account.is_unlimited() {
+        let mut used = BucketUsage::default();
+        for bucket in ops::list_buckets(txn, bucket.account)? {
+            let more = backend.usage(bucket.id).await?;
+            used.versions += more.versions;
+            used.bytes += more.bytes;
+        }
+        room = room.min(of_account.room(used, size, more_objects, "account")?);
+    }
+    Ok(room)
 }
 
 /// `QuotaExceeded` is Ceph's code; AWS has none.

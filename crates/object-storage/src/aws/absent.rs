@@ -3,25 +3,13 @@
 //! Tools read all of them before they do anything. What can be set has a file of its own. What means nothing here is
 //! accepted where it asks for what is so anyway, and refused otherwise.
 
-use http::StatusCode;
 use s3s::dto::*;
-use s3s::{S3Error, S3Request, S3Response, S3Result};
+use s3s::{S3Request, S3Response, S3Result};
 
-use super::error::{malformed_xml, not_implemented, s3};
+use super::error::{malformed_xml, not_implemented};
 use super::service::S3Api;
 
-fn none(code: &str, message: &str) -> S3Error {
-    s3(code, StatusCode::NOT_FOUND, message)
-}
-
 impl S3Api {
-    pub(super) async fn get_bucket_logging(
-        &self,
-        _request: S3Request<GetBucketLoggingInput>,
-    ) -> S3Result<S3Response<GetBucketLoggingOutput>> {
-        Ok(S3Response::new(GetBucketLoggingOutput::default()))
-    }
-
     pub(super) async fn get_bucket_request_payment(
         &self,
         _request: S3Request<GetBucketRequestPaymentInput>,
@@ -30,26 +18,11 @@ impl S3Api {
         Ok(S3Response::new(GetBucketRequestPaymentOutput { payer }))
     }
 
-    pub(super) async fn get_bucket_replication(
-        &self,
-        _request: S3Request<GetBucketReplicationInput>,
-    ) -> S3Result<S3Response<GetBucketReplicationOutput>> {
-        let message = "The replication configuration was not found";
-        Err(none("ReplicationConfigurationNotFoundError", message))
-    }
-
     pub(super) async fn get_bucket_accelerate_configuration(
         &self,
         _request: S3Request<GetBucketAccelerateConfigurationInput>,
     ) -> S3Result<S3Response<GetBucketAccelerateConfigurationOutput>> {
         Ok(S3Response::new(GetBucketAccelerateConfigurationOutput::default()))
-    }
-
-    pub(super) async fn get_bucket_notification_configuration(
-        &self,
-        _request: S3Request<GetBucketNotificationConfigurationInput>,
-    ) -> S3Result<S3Response<GetBucketNotificationConfigurationOutput>> {
-        Ok(S3Response::new(GetBucketNotificationConfigurationOutput::default()))
     }
 
     pub(super) async fn put_bucket_request_payment(
@@ -74,31 +47,6 @@ impl S3Api {
             Some(BucketAccelerateStatus::ENABLED) => Err(not_implemented("transfer acceleration")),
             _ => Err(malformed_xml()),
         }
-    }
-
-    pub(super) async fn put_bucket_logging(
-        &self,
-        request: S3Request<PutBucketLoggingInput>,
-    ) -> S3Result<S3Response<PutBucketLoggingOutput>> {
-        match request.input.bucket_logging_status.logging_enabled {
-            None => Ok(S3Response::new(PutBucketLoggingOutput::default())),
-            Some(_) => Err(not_implemented("access logs in buckets")),
-        }
-    }
-
-    pub(super) async fn put_bucket_notification_configuration(
-        &self,
-        request: S3Request<PutBucketNotificationConfigurationInput>,
-    ) -> S3Result<S3Response<PutBucketNotificationConfigurationOutput>> {
-        let asked = request.input.notification_configuration;
-        let nothing = asked.event_bridge_configuration.is_none()
-            && asked.lambda_function_configurations.is_none_or(|list| list.is_empty())
-            && asked.queue_configurations.is_none_or(|list| list.is_empty())
-            && asked.topic_configurations.is_none_or(|list| list.is_empty());
-        if !nothing {
-            return Err(not_implemented("event notifications"));
-        }
-        Ok(S3Response::new(PutBucketNotificationConfigurationOutput::default()))
     }
 
     pub(super) async fn list_bucket_analytics_configurations(

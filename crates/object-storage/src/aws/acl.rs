@@ -9,11 +9,11 @@ use terroir_store::{Key, Txn};
 use terroir_types::AccountId;
 
 use super::access::{Found, acl_of};
-use super::convert::{canonical_id, owner};
+use super::convert::owner;
 use super::error::{from_backend, from_domain, invalid, invalid_argument, s3};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, shown_version};
-use crate::acl::{Acl, Grantee, MAX_GRANTS, Permission};
+use crate::acl::{Acl, Grantee, MAX_GRANTS, Permission, canonical_id};
 use crate::guard::{self, Guard, Ownership};
 
 const FULL_CONTROL: &str = "bucket-owner-full-control";
@@ -267,12 +267,13 @@ impl S3Api {
         let found = self.backend().head(&place, version.as_ref()).await.map_err(from_backend)?;
         let head = self.need(&request, version.as_ref(), found).await?;
         let object_owner = acl_of(&guard, bucket.account, &head).owner;
+        let notes = self.notes(request.scope()?, &bucket, &place.key, &[crate::notification::Event::AclPut])?;
         let document = request.input.access_control_policy;
         let acl = self.requested_acl(&request.headers, document, object_owner, Some(bucket.account)).await?;
         guard.admit_acl(&acl).map_err(from_domain)?;
         let acl = Some(acl).filter(|acl| *acl != Acl::private(bucket.account));
         // The version that was looked at, so that nobody sets the list of another owner's.
-        let version = self.backend().set_acl(&place, &head.version, acl).await.map_err(from_backend)?;
+        let version = self.backend().set_acl(&place, &head.version, acl, notes).await.map_err(from_backend)?;
         let versioning = self.versioning(&bucket)?;
         let mut response = S3Response::new(PutObjectAclOutput::default());
         if let Some(version) = shown_version(versioning, &version)

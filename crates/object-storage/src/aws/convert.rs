@@ -10,6 +10,7 @@ use terroir_types::{AccountId, Error, Timestamp};
 
 use super::body::BodyState;
 use super::error::{invalid, invalid_argument, not_implemented};
+use crate::acl::canonical_id;
 use crate::backend::{ObjectMeta, StringMap, Verify, WriteCondition};
 use crate::checksum::{Algorithm, Checksum, Digests};
 use std::sync::Arc;
@@ -56,12 +57,6 @@ pub(super) fn etag(value: &str) -> dto::ETag {
 /// What stands for an account where S3 has canonical user ids.
 pub(super) fn owner(account: AccountId) -> dto::Owner {
     dto::Owner { display_name: Some(account.to_string()), id: Some(canonical_id(account)) }
-}
-
-/// 64 hexadecimal digits, as AWS's are.
-pub(super) fn canonical_id(account: AccountId) -> String {
-    use sha2::{Digest, Sha256};
-    hex::encode(Sha256::digest(format!("terroir account {account}")))
 }
 
 /// What the writer's headers say of the object. `user`: its `x-amz-meta-` headers.

@@ -7,18 +7,19 @@ use std::sync::Arc;
 use super::access::{Found, check_expected_owner};
 use super::convert::{ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
 use super::encryption::{Asked, CustomerKey, Readable, Scene, Seals};
-use super::error::{access_denied, from_backend, invalid, invalid_argument, precondition_failed};
+use super::error::{from_backend, invalid, invalid_argument, precondition_failed};
 use super::front::RequestScope;
 use super::lock::AskedLock;
 use super::object::ReadCondition;
 use super::permissions::copy_source;
-use super::service::{S3Api, Scoped};
+use super::service::{S3Api, Scoped, scope_of};
 use super::versions::{asked_version, shown_version, written_version};
 use crate::backend::{
     BackendError, Lookup, MAX_PUT_SIZE, NewCopy, NewPart, ObjectHead, ObjectMeta, OpenObject, Place, Put, Source,
     VersionId, Versioning, WriteCondition,
 };
 use crate::checksum::Algorithm;
+use crate::notification::Event;
 
 /// Attempts to copy a source that is being replaced.
 const ATTEMPTS: usize = 4;
@@ -46,7 +47,7 @@ impl S3Api {
         let found = request.found_source()?.clone();
         check_expected_owner(&request.headers, "x-amz-source-expected-bucket-owner", &found.bucket)?;
         let (place, versioning) = (Place::new(found.bucket.id, key), self.versioning(&found.bucket)?);
-        let scope = request.extensions.get::<Arc<RequestScope>>().cloned().ok_or_else(access_denied)?;
+        let scope = scope_of(&request.extensions)?;
         Ok(CopyFrom { place, version, versioning, found, scope })
     }
 
@@ -124,7 +125,11 @@ impl S3Api {
                 seals => seals,
             };
             meta.encryption = seals.as_ref().map(|seals| Box::new(seals.encryption.clone()));
-            let copy = NewCopy { meta, condition: write.clone(), versioning, lock };
+            let mut notes = self.notes(&from.scope, &bucket, &to.key, &[Event::Copy])?;
+            let (replication, copies) = self.replication(&bucket, versioning, &to.key, &meta)?;
+            meta.replication = replication;
+            notes.extend(copies);
+            let copy = NewCopy { meta, condition: write.clone(), versioning, lock, notes };
             match self.copy_bytes(&from.place, source, &to, copy, algorithm, seals.as_ref()).await {
                 Err(BackendError::SourceChanged) => {}
                 head => {
@@ -155,7 +160,7 @@ impl S3Api {
             return self.backend().copy(&Source { place: from.clone(), version, etag }, to, copy).await;
         }
         let algorithm = algorithm.or(has).unwrap_or(Algorithm::Crc64Nvme);
-        let NewCopy { meta, condition, versioning, lock } = copy;
+        let NewCopy { meta, condition, versioning, lock, notes } = copy;
         let put = Put {
             meta,
             condition,
@@ -165,6 +170,7 @@ impl S3Api {
             verify: Box::new(move |digests| Ok(digests.checksum(algorithm))),
             size: Some(source.head.size),
             max_size: MAX_PUT_SIZE,
+            notes,
             sealing: seals.map(|seals| self.sealing(seals)),
         };
         let body = source.stream(0..source.head.size);

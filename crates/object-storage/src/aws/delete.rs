@@ -5,11 +5,13 @@ use s3s::{S3Request, S3Response, S3Result};
 
 use super::convert::write_condition;
 use super::error::{access_denied, from_backend, malformed_xml, not_implemented};
+use super::front::RequestScope;
 use super::permissions::{Need, of_signature};
 use super::service::{S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version};
-use crate::backend::{Delete, Deleted, Place, Versioning, WriteCondition};
+use crate::backend::{Delete, Deleted, Note, Place, Versioning, WriteCondition};
 use crate::model::Bucket as BucketRecord;
+use crate::notification::Event;
 
 /// Keys of one DeleteObjects.
 const MAX_KEYS: usize = 1000;
@@ -22,13 +24,15 @@ impl S3Api {
         let input = &request.input;
         let conditions = [input.if_match_last_modified_time.is_some(), input.if_match_size.is_some()];
         refuse_directory_conditions(&conditions)?;
+        let versioning = self.versioning(request.bucket()?)?;
         let delete = Delete {
             version: asked_version(input.version_id.as_deref())?,
             condition: write_condition(input.if_match.as_ref(), None)?,
-            versioning: self.versioning(request.bucket()?)?,
+            versioning,
             bypass: self
                 .bypasses(&request, input.bypass_governance_retention, &input.key, input.version_id.as_deref())
                 .await?,
+            notes: self.notes_of_deletion(request.scope()?, request.bucket()?, versioning, &input.key)?,
         };
         let place = request.place(&input.key)?;
         let deleted = self.backend().delete(&place, delete).await.map_err(from_backend)?;
@@ -72,7 +76,7 @@ impl S3Api {
                     Ok(bypass) => bypass,
                     Err(error) => return (object, Err(error)),
                 };
-                let result = self.delete_one(bucket, versioning, &object, bypass).await;
+                let result = self.delete_one(scope, bucket, versioning, &object, bypass).await;
                 (object, result)
             }
         };
@@ -94,8 +98,21 @@ impl S3Api {
         Ok(S3Response::new(output))
     }
 
+    fn notes_of_deletion(
+        &self,
+        scope: &RequestScope,
+        bucket: &BucketRecord,
+        versioning: Versioning,
+        key: &str,
+    ) -> S3Result<Vec<Note>> {
+        let mut notes = self.notes(scope, bucket, key, &Event::BY_REQUEST)?;
+        notes.extend(self.replication_of_marker(bucket, versioning, key)?);
+        Ok(notes)
+    }
+
     async fn delete_one(
         &self,
+        scope: &RequestScope,
         bucket: &BucketRecord,
         versioning: Versioning,
         object: &ObjectIdentifier,
@@ -108,7 +125,8 @@ impl S3Api {
             None => WriteCondition::Always,
         };
         let version = asked_version(object.version_id.as_deref())?;
-        let delete = Delete { version, condition, versioning, bypass };
+        let notes = self.notes_of_deletion(scope, bucket, versioning, &object.key)?;
+        let delete = Delete { version, condition, versioning, bypass, notes };
         self.backend().delete(&Place::new(bucket.id, &*object.key), delete).await.map_err(from_backend)
     }
 }

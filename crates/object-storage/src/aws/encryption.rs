@@ -371,12 +371,7 @@ impl S3Api {
     }
 
     async fn store_key(&self) -> Result<Arc<StoreKey>, Error> {
-        let (store, now) = (self.iam().store(), self.clock().now());
-        if let Some(key) = keys::current(&store.stale(), now)? {
-            return Ok(key);
-        }
-        let (key, _) = store.transact(&[], |txn| keys::current_or_new(txn, self.ids(), now)).await?;
-        Ok(key)
+        keys::for_new_objects(self.iam().store(), self.ids(), self.clock().now()).await
     }
 
     async fn kms_seals(

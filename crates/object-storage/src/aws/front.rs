@@ -17,8 +17,9 @@ use hyper::body::{Body as HttpBody, Frame};
 use s3s::path::S3Path;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3Error, S3Result};
+use std::future::Future;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use terroir_action::Caller;
 use terroir_iam::sigv4::{PathRule, Presented, SignatureError, SigningKey};
 use terroir_iam::{Iam, RequestFacts};
@@ -31,6 +32,7 @@ use super::chunked::ChunkSigner;
 use super::cors::CrossOriginHeaders;
 use super::error::{access_denied, from_authentication, from_domain, from_signature, invalid, s3};
 use super::service::{AnswerStatus, ApiParts, BareETag, S3Api};
+use crate::access_log::Request as LoggedRequest;
 use crate::backend::{BoxError, ObjectBackend};
 use crate::checksum::Algorithm;
 use crate::data_keys::DataKeys;
@@ -87,6 +89,9 @@ pub(super) struct RequestScope {
     /// None: nobody signed.
     pub signed: Option<Signed>,
     pub body: Arc<BodyState>,
+    pub request_id: String,
+    /// A form became this request.
+    pub is_form: bool,
     pub operation: OnceLock<(String, Option<String>, Option<String>)>,
 }
 
@@ -147,6 +152,7 @@ pub async fn s3_service(options: S3Options) -> Result<S3Front, terroir_types::Er
         region: region.clone(),
         new_buckets,
         lifecycle_day,
+        access_logs: Arc::default(),
         data_keys,
     });
     api.settle_closed_buckets().await?;
@@ -182,8 +188,12 @@ impl S3Front {
         let (mut parts, body) = request.into_parts();
         let request_id = parts.extensions.remove::<S3RequestId>().map(|id| id.0);
         let request_id = request_id.unwrap_or_else(|| format!("{:016X}", self.0.ids.next_u64()));
+        parts.extensions.insert(S3RequestId(request_id.clone()));
         let is_head = parts.method == Method::HEAD;
         let mut outcome = S3Outcome::default();
+        let (started, facts) = (Instant::now(), self.facts(&parts));
+        let mut asked = LoggedRequest::read(&parts.method, &parts.uri, parts.version, &parts.headers, facts.now);
+        asked.remote_ip = facts.source_ip;
         let site = self.0.websites.bucket_of_host(&parts);
         let located = self.0.domains.locate(&parts);
         let bucket = site.clone().or_else(|| located.as_ref()?.get_bucket_name().map(str::to_owned));
@@ -206,8 +216,19 @@ impl S3Front {
         if let Some(cross_origin) = cross_origin {
             self.0.api.say_cross_origin(&cross_origin, response.headers_mut()).await;
         }
+        let mut response = self.0.api.log_access(asked, started, &request_id, &outcome, response);
         response.extensions_mut().insert(outcome);
         response
+    }
+
+    /// Delivers access logs until `stop` is ready, and once more then.
+    pub async fn deliver_access_logs(&self, stop: impl Future<Output = ()>) {
+        self.0.api.access_logs().run(self.0.api.parts(), stop).await;
+    }
+
+    /// Delivers the access logs that there are.
+    pub async fn deliver_access_logs_now(&self) {
+        self.0.api.access_logs().deliver(self.0.api.parts()).await;
     }
 
     pub(super) fn api(&self) -> &S3Api {
@@ -232,7 +253,8 @@ impl S3Front {
         let place = if presigned { SignaturePlace::Query } else { SignaturePlace::Header };
         let signed = Signed { place, at: presented.signed_at, payload: payload.clone() };
         let (proof, length) = proof(parts, &payload, Some((presented, key)))?;
-        Ok(Admitted { caller, facts: self.facts(parts), signed: Some(signed), proof, length, bounds: None })
+        let facts = self.facts(parts);
+        Ok(Admitted { caller, facts, signed: Some(signed), proof, length, bounds: None, is_form: false })
     }
 
     /// Who has signed, if the signature is the right one, and the key that it was made with.
@@ -280,6 +302,7 @@ impl S3Front {
             proof,
             length,
             bounds: None,
+            is_form: false,
         })
     }
 
@@ -305,15 +328,16 @@ impl S3Front {
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let Admitted { caller, facts, signed, proof, length, bounds } = admitted;
+        let Admitted { caller, facts, signed, proof, length, bounds, is_form } = admitted;
         outcome.caller = Some(caller.clone());
         let state = Arc::new(BodyState::default());
         let claims = match claims(&parts, self.0.domains.locate(&parts).as_ref()) {
             Ok(claims) => claims,
             Err(error) => return error_response(error),
         };
-        let scope =
-            Arc::new(RequestScope { caller, facts, signed, body: Arc::clone(&state), operation: OnceLock::new() });
+        let request_id = parts.extensions.get::<S3RequestId>().map(|id| id.0.clone()).unwrap_or_default();
+        let (body_state, operation) = (Arc::clone(&state), OnceLock::new());
+        let scope = Arc::new(RequestScope { caller, facts, signed, body: body_state, request_id, is_form, operation });
         let request = match strip(parts, length, matches!(proof, Proof::Chunks { .. })) {
             Ok(mut parts) => {
                 parts.extensions.insert(Arc::clone(&scope));
@@ -360,6 +384,7 @@ pub(super) struct Admitted {
     pub length: Option<u64>,
     /// Least and most bytes that it may have; none: as many as there are.
     pub bounds: Option<(u64, u64)>,
+    pub is_form: bool,
 }
 
 fn refuse_what_is_not_served(parts: &Parts) -> S3Result<()> {

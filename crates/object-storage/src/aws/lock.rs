@@ -325,7 +325,8 @@ impl S3Api {
         change: LockChange,
     ) -> S3Result<()> {
         let place = request.place(key)?;
-        self.backend().change_lock(&place, version.as_ref(), change).await.map_err(from_backend)?;
+        let notes = self.replication_of_change(request.bucket()?, key)?;
+        self.backend().change_lock(&place, version.as_ref(), change, notes).await.map_err(from_backend)?;
         Ok(())
     }
 }

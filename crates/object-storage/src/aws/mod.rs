@@ -21,15 +21,20 @@ mod front;
 mod lifecycle;
 mod listing;
 mod lock;
+mod logging;
 mod multipart;
+mod notification;
 mod object;
 mod permissions;
 mod policy;
 mod post;
 mod quota;
+mod replication;
 mod service;
 mod tagging;
 mod versions;
 mod website;
+
+pub(crate) use service::ApiParts;
 
 pub use front::{S3Front, S3Options, S3Outcome, S3RequestId, s3_service};

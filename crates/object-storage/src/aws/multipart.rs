@@ -19,6 +19,7 @@ use crate::backend::{
     PartOfObject, Place, Upload, UploadEntry,
 };
 use crate::checksum::{Algorithm, Coverage};
+use crate::notification::Event;
 
 pub(super) fn part_number(number: i32) -> S3Result<u16> {
     u16::try_from(number)
@@ -164,7 +165,7 @@ impl S3Api {
         let place = request.place(&request.input.key)?;
         let versioning = self.versioning(request.bucket()?)?;
         let default_retention = self.default_retention(request.bucket()?)?;
-        let bucket = Arc::clone(request.bucket()?);
+        let (bucket, scope) = (Arc::clone(request.bucket()?), scope_of(&request.extensions)?);
         let upload = self.backend().upload(&place, &request.input.upload_id).await.map_err(from_backend)?;
         let scene = Scene { scope: request.scope()?, bucket: &bucket, place: &place };
         self.check_completion(scene, upload.as_ref(), &request.headers).await?;
@@ -185,6 +186,11 @@ impl S3Api {
         let size = input
             .mpu_object_size
             .map(|size| u64::try_from(size).map_err(|_| invalid_argument("x-amz-mp-object-size must not be negative")));
+        let mut notes = self.notes(&scope, &bucket, &place.key, &[Event::CompleteMultipartUpload])?;
+        // None: a repetition, which makes nothing new.
+        let meta = upload.as_ref().map(|upload| upload.new.meta.clone()).unwrap_or_default();
+        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &meta)?;
+        notes.extend(copies);
         let complete = CompleteUpload {
             parts,
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
@@ -193,6 +199,8 @@ impl S3Api {
             checksum,
             coverage: coverage.transpose()?,
             size: size.transpose()?,
+            replication,
+            notes,
         };
         self.room(&bucket, None, 1).await?;
         let head = self.backend().complete_upload(&place, &input.upload_id, complete).await.map_err(from_backend)?;

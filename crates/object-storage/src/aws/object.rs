@@ -17,11 +17,13 @@ use super::encryption::{Asked, CustomerKey, Scene, refuse_on_read, shown};
 use super::error::{access_denied, from_backend, invalid, precondition_failed, s3};
 use super::lock::{AskedLock, check_proof, hold_status, shown_mode, shown_until};
 use super::quota::from_write;
+use super::replication::shown_status;
 use super::service::{BareETag, S3Api, Scoped, scope_of};
 use super::versions::{asked_version, shown_version, written_version};
 use crate::backend::{BackendError, ByteStream, ObjectHead, ObjectMeta, PartOfObject, Put};
 use crate::checksum::{Algorithm, Checksum};
 use crate::model::Bucket as BucketRecord;
+use crate::notification::Event;
 
 pub(super) fn parse_md5(text: &str) -> S3Result<[u8; 16]> {
     md5_bytes(text).ok_or_else(|| invalid("InvalidDigest", "The Content-MD5 you specified is not valid."))
@@ -232,8 +234,13 @@ impl S3Api {
         let asked = Asked::read(&request.headers, &scope.facts)?;
         let seals = self.new_seals(Scene { scope: &scope, bucket: &bucket, place: &place }, &asked).await?;
         let encryption = seals.as_ref().map(|seals| Box::new(seals.encryption.clone()));
+        let meta = ObjectMeta { acl, encryption, ..object_meta(&request.headers, input.metadata)? };
+        let created = if scope.is_form { Event::Post } else { Event::Put };
+        let mut notes = self.notes(&scope, &bucket, &place.key, &[created])?;
+        let (replication, copies) = self.replication(&bucket, versioning, &place.key, &meta)?;
+        notes.extend(copies);
         let put = Put {
-            meta: ObjectMeta { acl, encryption, ..object_meta(&request.headers, input.metadata)? },
+            meta: ObjectMeta { replication, ..meta },
             condition: write_condition(input.if_match.as_ref(), input.if_none_match.as_ref())?,
             versioning,
             lock,
@@ -241,6 +248,7 @@ impl S3Api {
             verify: claimed.verify(keep, body_state),
             size,
             max_size: room,
+            notes,
             sealing: seals.as_ref().map(|seals| self.sealing(seals)),
         };
         let written = self.backend().put(&place, byte_stream(input.body), put).await;
@@ -305,6 +313,7 @@ impl S3Api {
             object_lock_mode: shown_mode(&lock),
             object_lock_retain_until_date: shown_until(&lock),
             parts_count: selection.parts_count,
+            replication_status: shown_status(head),
             tag_count: tag_count(head),
             version_id: shown_version(versioning, &head.version),
             ..Default::default()
@@ -396,6 +405,7 @@ impl S3Api {
                 object_lock_mode: shown_mode(&lock),
                 object_lock_retain_until_date: shown_until(&lock),
                 parts_count: selection.parts_count,
+                replication_status: shown_status(&head),
                 version_id: shown_version(versioning, &head.version),
                 ..Default::default()
             },

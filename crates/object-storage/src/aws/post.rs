@@ -174,7 +174,8 @@ impl S3Front {
         let (caller, signed) = self.sender(&form).await?;
         let bounds = self.bounds(&form, signed.is_some())?;
         let request = put_request(&form, &bucket, &key, &parts)?;
-        let admitted = Admitted { caller, facts: self.facts(&parts), signed, proof: Proof::None, length: None, bounds };
+        let facts = self.facts(&parts);
+        let admitted = Admitted { caller, facts, signed, proof: Proof::None, length: None, bounds, is_form: true };
         let action = Action::read(&form);
         let frames = file.map(|piece| piece.map(Frame::data));
         let response = self.serve(request, StreamBody::new(frames), admitted, outcome).await;

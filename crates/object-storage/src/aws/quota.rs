@@ -4,10 +4,9 @@ use s3s::{S3Error, S3Result};
 
 use super::error::{from_backend, from_domain};
 use super::service::S3Api;
-use crate::backend::{BackendError, BucketUsage, MAX_PUT_SIZE};
+use crate::backend::{BackendError, MAX_PUT_SIZE};
 use crate::model::Bucket;
-use crate::quota::{self, Quota};
-use crate::{ops, settings};
+use crate::quota;
 
 const ACCESS_DENIED: &str = "AccessDenied";
 
@@ -22,23 +21,7 @@ impl S3Api {
         let txn = self.iam().store().stale();
         let tags = terroir_resources::Tags::new();
         terroir_sovereignty::ops::check_store(&txn, bucket.account, &tags, ACCESS_DENIED).map_err(from_domain)?;
-        let of_bucket = settings::peek::<Quota>(&txn, bucket.id).map_err(from_domain)?.unwrap_or_default();
-        let of_account = quota::of_account(&txn, bucket.account).map_err(from_domain)?;
-        let mut room = MAX_PUT_SIZE;
-        if !of_bucket.is_unlimited() {
-            let used = self.backend().usage(bucket.id).await.map_err(from_backend)?;
-            room = room.min(of_bucket.room(used, size, more_objects, "bucket").map_err(from_domain)?);
-        }
-        if !of_account.is_unlimited() {
-            let mut used = BucketUsage::default();
-            for bucket in ops::list_buckets(&txn, bucket.account).map_err(from_domain)? {
-                let more = self.backend().usage(bucket.id).await.map_err(from_backend)?;
-                used.versions += more.versions;
-                used.bytes += more.bytes;
-            }
-            room = room.min(of_account.room(used, size, more_objects, "account").map_err(from_domain)?);
-        }
-        Ok(room)
+        quota::room(&txn, self.backend(), bucket, size, more_objects).await.map_err(from_domain)
     }
 }
 

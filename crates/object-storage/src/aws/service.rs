@@ -10,6 +10,7 @@ use super::access::{Found, FoundSource};
 use super::body::BodyState;
 use super::error::access_denied;
 use super::front::RequestScope;
+use crate::access_log::AccessLogs;
 use crate::backend::{ObjectBackend, Place};
 use crate::data_keys::DataKeys;
 use crate::guard::{Guard, NewBuckets};
@@ -21,7 +22,7 @@ use crate::model::Bucket;
 pub(super) struct S3Api(Arc<ApiParts>);
 
 /// What it is made of.
-pub(super) struct ApiParts {
+pub(crate) struct ApiParts {
     pub iam: Iam,
     pub backend: Arc<dyn ObjectBackend>,
     pub clock: Arc<dyn Clock>,
@@ -29,12 +30,21 @@ pub(super) struct ApiParts {
     pub region: String,
     pub new_buckets: NewBuckets,
     pub lifecycle_day: Day,
+    pub access_logs: Arc<AccessLogs>,
     pub data_keys: Option<Arc<dyn DataKeys>>,
 }
 
 impl S3Api {
     pub(super) fn new(parts: ApiParts) -> Self {
         Self(Arc::new(parts))
+    }
+
+    pub(super) fn parts(&self) -> &ApiParts {
+        &self.0
+    }
+
+    pub(super) fn access_logs(&self) -> &AccessLogs {
+        &self.0.access_logs
     }
 
     pub(super) fn iam(&self) -> &Iam {
@@ -172,6 +182,8 @@ operations! {
     put_bucket_request_payment: PutBucketRequestPaymentInput -> PutBucketRequestPaymentOutput,
     put_bucket_accelerate_configuration: PutBucketAccelerateConfigurationInput -> PutBucketAccelerateConfigurationOutput,
     put_bucket_logging: PutBucketLoggingInput -> PutBucketLoggingOutput,
+    put_bucket_replication: PutBucketReplicationInput -> PutBucketReplicationOutput,
+    delete_bucket_replication: DeleteBucketReplicationInput -> DeleteBucketReplicationOutput,
     put_bucket_notification_configuration: PutBucketNotificationConfigurationInput -> PutBucketNotificationConfigurationOutput,
     list_bucket_analytics_configurations: ListBucketAnalyticsConfigurationsInput -> ListBucketAnalyticsConfigurationsOutput,
     list_bucket_inventory_configurations: ListBucketInventoryConfigurationsInput -> ListBucketInventoryConfigurationsOutput,

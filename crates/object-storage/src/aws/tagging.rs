@@ -11,8 +11,9 @@ use super::error::{from_backend, from_domain, invalid, s3};
 use super::permissions::{Need, of_signature, of_tags};
 use super::service::{AnswerStatus, S3Api, Scoped};
 use super::versions::{asked_version, permission_on_version, shown_version};
-use crate::backend::{Place, StringMap, VersionId};
+use crate::backend::{Note, Place, StringMap, VersionId};
 use crate::model::Bucket;
+use crate::notification::Event;
 
 impl S3Api {
     pub(super) async fn get_bucket_tagging(
@@ -77,7 +78,8 @@ impl S3Api {
         let tags = super::convert::check_tags(pairs)?;
         let basis = self.may_tag(&request, &place, request.input.version_id.clone(), &tags).await?;
         let version = decided_version(basis.as_ref(), version);
-        let tagged = self.backend().set_tags(&place, version.as_ref(), tags).await.map_err(from_backend)?;
+        let notes = self.notes_of_change(&request, &place.key, Event::TaggingPut)?;
+        let tagged = self.backend().set_tags(&place, version.as_ref(), tags, notes).await.map_err(from_backend)?;
         Ok(S3Response::new(PutObjectTaggingOutput { version_id: shown_version(versioning, &tagged) }))
     }
 
@@ -90,8 +92,16 @@ impl S3Api {
         let versioning = self.versioning(request.bucket()?)?;
         let version = decided_version(request.found()?.basis.as_ref(), version);
         let none = Default::default();
-        let untagged = self.backend().set_tags(&place, version.as_ref(), none).await.map_err(from_backend)?;
+        let notes = self.notes_of_change(&request, &place.key, Event::TaggingDelete)?;
+        let untagged = self.backend().set_tags(&place, version.as_ref(), none, notes).await.map_err(from_backend)?;
         Ok(S3Response::new(DeleteObjectTaggingOutput { version_id: shown_version(versioning, &untagged) }))
+    }
+
+    fn notes_of_change<T>(&self, request: &S3Request<T>, key: &str, event: Event) -> S3Result<Vec<Note>> {
+        let bucket = request.bucket()?;
+        let mut notes = self.notes(request.scope()?, bucket, key, &[event])?;
+        notes.extend(self.replication_of_change(bucket, key)?);
+        Ok(notes)
     }
 
     /// Policies may look at the tags that an object is to get.

@@ -13,10 +13,14 @@
 
 pub mod local;
 mod lock;
+mod outbox;
+mod replica;
 mod types;
 mod version;
 
 pub use lock::*;
+pub use outbox::*;
+pub use replica::*;
 pub use types::*;
 pub use version::*;
 
@@ -63,7 +67,7 @@ impl OpenObject {
 }
 
 #[async_trait]
-pub trait ObjectBackend: Send + Sync + 'static {
+pub trait ObjectBackend: Replicas {
     /// First half of deleting a bucket: from here on nothing can be written to it.
     ///
     /// # Errors
@@ -89,7 +93,8 @@ pub trait ObjectBackend: Send + Sync + 'static {
     /// `SourceChanged` if the source is gone, or its ETag is no longer the one that is named.
     async fn copy(&self, from: &Source, to: &Place, copy: NewCopy) -> Result<ObjectHead, BackendError>;
 
-    /// Replaces the tags of an object, or of one version; gives the version whose tags they are now.
+    /// Replaces the tags of an object, or of one version; gives the version whose tags they are now. `notes` are kept
+    /// with the change.
     ///
     /// # Errors
     /// `NoSuchKey`, `NoSuchVersion`, `IsDeleteMarker`.
@@ -98,15 +103,22 @@ pub trait ObjectBackend: Send + Sync + 'static {
         at: &Place,
         version: Option<&VersionId>,
         tags: StringMap,
+        notes: Vec<Note>,
     ) -> Result<VersionId, BackendError>;
 
     /// Replaces the access control list of one version.
     ///
     /// # Errors
     /// As for [`Self::set_tags`].
-    async fn set_acl(&self, at: &Place, version: &VersionId, acl: Option<Acl>) -> Result<VersionId, BackendError>;
+    async fn set_acl(
+        &self,
+        at: &Place,
+        version: &VersionId,
+        acl: Option<Acl>,
+        notes: Vec<Note>,
+    ) -> Result<VersionId, BackendError>;
 
-    /// Changes what keeps an object, or one version; gives the version that it keeps.
+    /// Changes what keeps an object, or one version; gives the version that it keeps. `notes` are kept with the change.
     ///
     /// # Errors
     /// `NoSuchKey`, `NoSuchVersion`, `IsDeleteMarker`, `Locked`.
@@ -115,6 +127,7 @@ pub trait ObjectBackend: Send + Sync + 'static {
         at: &Place,
         version: Option<&VersionId>,
         change: LockChange,
+        notes: Vec<Note>,
     ) -> Result<VersionId, BackendError>;
 
     /// Deletes an object or one version. That there is nothing to delete is no error.

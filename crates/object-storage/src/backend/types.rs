@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
-use super::{BoxError, DeleteMarker, ObjectLock, Retention, Stamp, VersionId, Versioning};
+use super::{BoxError, DeleteMarker, Note, ObjectLock, ReplicationStatus, Retention, Stamp, VersionId, Versioning};
 use crate::acl::Acl;
 use crate::checksum::{Algorithm, Checksum, Coverage, Digests};
 use crate::encryption::{DataKey, Encryption, Sealer};
@@ -80,6 +80,9 @@ pub struct ObjectMeta {
     /// None: the bucket owner's, and private.
     #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
     pub acl: Option<Acl>,
+    /// None: it is copied nowhere, and no copy itself.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationStatus>,
     /// None: the bytes are stored as they came. With an upload: how the bytes of its parts are sealed.
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     pub encryption: Option<Box<Encryption>>,
@@ -180,6 +183,8 @@ pub struct Put {
     pub size: Option<u64>,
     /// More than this many bytes are refused.
     pub max_size: u64,
+    /// Kept with the write.
+    pub notes: Vec<Note>,
     /// Exactly if `meta` has an encryption.
     pub sealing: Option<Sealing>,
 }
@@ -196,6 +201,7 @@ impl Put {
             verify: Box::new(|digests| Ok(digests.checksum(Algorithm::Crc64Nvme))),
             size: None,
             max_size: MAX_OBJECT_SIZE,
+            notes: Vec::new(),
             sealing: None,
         }
     }
@@ -219,6 +225,8 @@ pub struct NewCopy {
     /// Of the destination.
     pub versioning: Versioning,
     pub lock: ObjectLock,
+    /// Kept with the write.
+    pub notes: Vec<Note>,
 }
 
 /// A page of a listing that is asked for.
@@ -327,7 +335,7 @@ pub struct ListUploads {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UploadEntry {
-    Upload(Upload),
+    Upload(Box<Upload>),
     Prefix(String),
 }
 
@@ -358,6 +366,10 @@ pub struct CompleteUpload {
     pub checksum: Option<(Algorithm, String)>,
     pub coverage: Option<Coverage>,
     pub size: Option<u64>,
+    /// What the object says of its copies.
+    pub replication: Option<ReplicationStatus>,
+    /// Kept with the object.
+    pub notes: Vec<Note>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use terroir_types::Timestamp;
 
-use super::{ObjectLock, ObjectMeta, WriteCondition};
+use super::{Note, ObjectLock, ObjectMeta, WriteCondition};
 use crate::checksum::Checksum;
 use std::sync::Arc;
 
@@ -117,6 +117,8 @@ pub struct Delete {
     pub versioning: Versioning,
     /// The caller may pass over governance, and said so.
     pub bypass: bool,
+    /// Kept if the deletion does what they are about.
+    pub notes: Vec<Note>,
 }
 
 /// What a deletion did.

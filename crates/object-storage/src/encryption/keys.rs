@@ -7,7 +7,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use terroir_store::{Key, Txn, record};
+use terroir_store::{Key, Store, Txn, record};
 use terroir_types::{Error, IdSource, Secret, Timestamp};
 use zeroize::Zeroizing;
 
@@ -76,6 +76,17 @@ pub fn current_or_new(txn: &mut Txn, ids: &dyn IdSource, now: Timestamp) -> Resu
     let key = StoreKey { number, created_at: now, secret: StoreKeySecret { bytes: Secret::new(bytes) } };
     txn.put(&StoreKey::key(number), &key)?;
     Ok(Arc::new(key))
+}
+
+/// The key for new objects, made if need be.
+///
+/// # Errors
+/// Those of the store.
+pub async fn for_new_objects(store: &Store, ids: &dyn IdSource, now: Timestamp) -> Result<Arc<StoreKey>, Error> {
+    if let Some(key) = current(&store.stale(), now)? {
+        return Ok(key);
+    }
+    Ok(store.transact(&[], |txn| current_or_new(txn, ids, now)).await?.0)
 }
 
 /// What a wrapped data key is bound to.

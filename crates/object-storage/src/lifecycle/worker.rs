@@ -18,6 +18,7 @@ use crate::backend::{
     BackendError, BucketId, Delete, ListUploads, ListVersions, ListedVersion, ObjectBackend, Place, StringMap,
     UploadEntry, VersionEntry, WriteCondition,
 };
+use crate::notification::{Cause, Event, NotificationRules};
 use crate::{settings, versioning};
 
 /// Between two looks whether something is due.
@@ -245,14 +246,24 @@ impl Lifecycle {
         if deletions.is_empty() {
             return Ok(failed);
         }
-        let versioning = versioning::versioning(&self.store.stale(), bucket)?;
+        let txn = self.store.stale();
+        let versioning = versioning::versioning(&txn, bucket)?;
+        let telling = settings::peek_shared::<NotificationRules>(&txn, bucket)?;
+        let (txn, telling) = (&txn, telling.as_deref());
         let mut results = futures::stream::iter(deletions)
             .map(|Deletion { version, kind }| async move {
+                let notes = telling
+                    .map_or(Ok(Vec::new()), |rules| rules.notes(txn, &version.key, &Event::BY_RULE, Cause::SERVICE));
+                let notes = match notes {
+                    Ok(notes) => notes,
+                    Err(error) => return (version.key, kind, Err(BackendError::Refused(error))),
+                };
                 let delete = Delete {
                     version: (kind != Kind::Expire).then_some(version.version),
                     condition: WriteCondition::Unchanged(version.stamp),
                     versioning,
                     bypass: false,
+                    notes,
                 };
                 let result = self.backend.delete(&Place::new(bucket, version.key.as_str()), delete).await;
                 (version.key, kind, result)

@@ -100,9 +100,9 @@ async fn what_asks_for_nothing_and_for_what_is_not_there() {
         ("accelerate", accelerate("<Status>Enabled</Status>"), 501, "NotImplemented"),
         ("accelerate", accelerate(""), 400, "MalformedXML"),
         ("logging", "<BucketLoggingStatus/>".to_owned(), 200, ""),
-        ("logging", logging.to_owned(), 501, "NotImplemented"),
+        ("logging", logging.to_owned(), 400, "InvalidTargetBucketForLogging"),
         ("notification", "<NotificationConfiguration/>".to_owned(), 200, ""),
-        ("notification", topic.to_owned(), 501, "NotImplemented"),
+        ("notification", topic.to_owned(), 400, "InvalidArgument"),
     ];
     for (what, body, status, code) in rows {
         let answer = world.root.put(&format!("/bucket?{what}")).body(body.clone()).send().await.expect(status, &body);

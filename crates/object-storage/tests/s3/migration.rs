@@ -35,6 +35,7 @@ fn folder_of_format_2(root: &Path) {
     index.execute_batch(include_str!("../fixtures/index-v1-to-v2.sql")).unwrap();
 }
 
+/// The same, after a version of format 3 had migrated it.
 fn folder_of_format_3(root: &Path) {
     folder_of_format_2(root);
     let index = rusqlite::Connection::open(root.join("index.sqlite")).unwrap();
@@ -255,7 +256,7 @@ fn a_kill_at_any_time_is_made_good() {
         match index.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap() {
             found if found == format => before += 1,
             found => {
-                assert_eq!(found, 4);
+                assert_eq!(found, 5);
                 after += 1;
             }
         }

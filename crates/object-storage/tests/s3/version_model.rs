@@ -148,7 +148,7 @@ impl Run {
                 let Some((key, version)) = all.get(n).cloned() else { return };
                 self.written += 1;
                 let tags = [("n".to_owned(), self.written.to_string())].into();
-                match self.backend.set_tags(&self.place(key), Some(&version.id), tags).await {
+                match self.backend.set_tags(&self.place(key), Some(&version.id), tags, Vec::new()).await {
                     Ok(id) => {
                         assert_eq!(id, version.id);
                         let versions = self.model.get_mut(key).unwrap();
@@ -165,7 +165,7 @@ impl Run {
 
     async fn delete(&mut self, key: &'static str, choice: u8) {
         let (condition, holds) = condition(&self.model, key, choice);
-        let delete = Delete { version: None, condition, versioning: self.versioning, bypass: false };
+        let delete = Delete { version: None, condition, versioning: self.versioning, bypass: false, notes: Vec::new() };
         let deleted = match self.backend.delete(&self.place(key), delete).await {
             Ok(deleted) => deleted,
             Err(BackendError::PreconditionFailed(_) | BackendError::NoSuchKey) => return assert!(!holds),

@@ -8,7 +8,9 @@ mod index;
 mod list;
 mod list_versions;
 mod multipart;
+mod outbox;
 mod reader;
+mod replica;
 mod rows;
 mod schema;
 mod scrub;
@@ -26,18 +28,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use terroir_types::{Clock, IdSource, Timestamp};
+use tokio::sync::watch;
 
 use self::files::{COUNTER_BITS, ContentId, Files, Unfinished};
 use self::garbage::{Pin, Pins};
 use self::index::Index;
+use self::outbox::Fact;
 use self::reader::{FileContent, InlineContent, Piece};
 use self::rows::{Data, NewData, NewObject};
 use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
-    ListVersions, Listing, LockChange, Lookup, MAX_PUT_SIZE, NewCopy, NewPart, NewUpload, ObjectBackend, ObjectHead,
-    OpenObject, PartHead, PartOfObject, Place, Put, Sealing, Source, StringMap, Upload, UploadListing, VersionId,
-    VersionListing, Versioning, WriteCondition,
+    ListVersions, Listing, LockChange, Lookup, MAX_PUT_SIZE, NewCopy, NewPart, NewUpload, Note, ObjectBackend,
+    ObjectHead, ObjectMeta, OpenObject, Outcome, PartHead, PartOfObject, Place, Put, ReplicationStatus, Sealing,
+    Source, StringMap, Upload, UploadListing, VersionId, VersionListing, Versioning, WriteCondition,
 };
 use crate::acl::Acl;
 use crate::budget::DiskBudget;
@@ -59,6 +63,7 @@ struct Inner {
     counter: AtomicU64,
     /// The latest place in the order of versions that was given out.
     seq: AtomicI64,
+    outbox_bell: watch::Sender<u64>,
 }
 
 /// Places in the order of versions within one millisecond.
@@ -98,6 +103,12 @@ impl Inner {
             self.pins.bell.notify_one();
         }
     }
+
+    fn ring_outbox_if(&self, kept: bool) {
+        if kept {
+            self.outbox_bell.send_modify(|rings| *rings += 1);
+        }
+    }
 }
 
 impl LocalBackend {
@@ -131,7 +142,8 @@ impl LocalBackend {
         let pins = Arc::new(Pins::default());
         let counter = AtomicU64::new(0);
         let seq = AtomicI64::new(0);
-        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter, seq });
+        let outbox_bell = watch::Sender::new(0);
+        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter, seq, outbox_bell });
         tokio::spawn(garbage::collect(Arc::downgrade(&inner), Arc::clone(&inner.pins)));
         let sweeping = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -153,7 +165,7 @@ impl LocalBackend {
 
     /// Verifies a body and makes it an object.
     async fn put_received(&self, at: &Place, body: ByteStream, put: Put) -> Result<ObjectHead, BackendError> {
-        let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size, sealing } = put;
+        let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size, notes, sealing } = put;
         check_sealing(meta.encryption.is_some(), sealing.is_some())?;
         let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
         self.0.admit(size.unwrap_or(0))?;
@@ -185,7 +197,7 @@ impl LocalBackend {
             ReceivedBytes::File(id, unfinished) => (id, NewData::File(Some(received.sums)), unfinished),
         };
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
-        self.commit(at, new, condition, versioning, unfinished).await
+        self.commit(at, new, condition, versioning, notes, unfinished).await
     }
 
     async fn commit(
@@ -194,21 +206,57 @@ impl LocalBackend {
         mut new: NewObject,
         condition: WriteCondition,
         versioning: Versioning,
+        notes: Vec<Note>,
         unfinished: Unfinished,
     ) -> Result<ObjectHead, BackendError> {
-        let place = at.clone();
+        let (place, now) = (at.clone(), self.0.clock.now());
         let written = self
             .0
             .index
             .write_guarded(unfinished, move |c| {
+                if outbox::is_full(c, &notes)? {
+                    Arc::make_mut(&mut new.head.meta).replication = Some(ReplicationStatus::Failed);
+                }
                 let (version, garbage) = versions::put(c, &place, &new, &condition, versioning)?;
                 new.head.version = version;
-                Ok((new.head, garbage))
+                let kept = outbox::keep(c, &Fact::written(&place, &new.head, now), &notes)?;
+                Ok((new.head, garbage, kept))
             })
             .await;
-        let (head, garbage) = written?;
+        let (head, garbage, kept) = written?;
         self.0.ring_if(garbage);
+        self.0.ring_outbox_if(kept);
         Ok(head)
+    }
+
+    async fn change_meta(
+        &self,
+        at: &Place,
+        version: Option<&VersionId>,
+        notes: Vec<Note>,
+        change: impl FnOnce(&mut ObjectMeta) + Send + 'static,
+    ) -> Result<VersionId, BackendError> {
+        let (place, version, now) = (at.clone(), version.cloned(), self.0.clock.now());
+        let write = move |c: &rusqlite::Connection| {
+            let copied = notes.iter().any(|note| note.on == Outcome::SourceChanged);
+            let change = |meta: &mut ObjectMeta| {
+                change(meta);
+                if copied && meta.replication.is_some_and(ReplicationStatus::is_followed) {
+                    meta.replication = Some(ReplicationStatus::Pending);
+                }
+            };
+            let head = versions::change_meta(c, &place, version.as_ref(), change)?;
+            let mut fact = Fact::written(&place, &head, now);
+            let mut kept = outbox::keep(c, &fact, &notes)?;
+            if head.meta.replication.is_some_and(ReplicationStatus::is_followed) {
+                fact.outcome = Outcome::SourceChanged;
+                kept |= outbox::keep(c, &fact, &notes)?;
+            }
+            Ok((head.version, kept))
+        };
+        let (version, kept) = self.0.index.write(write).await?;
+        self.0.ring_outbox_if(kept);
+        Ok(version)
     }
 
     /// Finds an object and pins what it is made of.
@@ -284,6 +332,11 @@ fn check_sealing(encrypted: bool, sealed: bool) -> Result<(), BackendError> {
 }
 
 impl Found {
+    /// What a second owner of its bytes takes of the index.
+    fn inline_bytes(&self) -> u64 {
+        if matches!(self.data, Data::Inline(..)) { self.head.size } else { 0 }
+    }
+
     fn open(self, inner: &Inner) -> OpenObject {
         let sealed = self.head.meta.encryption.is_some();
         let stored = |size| if sealed { sealed_size(size) } else { size };
@@ -338,9 +391,8 @@ impl ObjectBackend for LocalBackend {
     async fn copy(&self, from: &Source, to: &Place, copy: NewCopy) -> Result<ObjectHead, BackendError> {
         let found = self.find(&from.place, Some(&from.version)).await?.found();
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
-        let inline = matches!(found.data, Data::Inline(..));
-        self.0.admit(if inline { found.head.size } else { 0 })?;
-        let NewCopy { meta, condition, versioning, lock } = copy;
+        self.0.admit(found.inline_bytes())?;
+        let NewCopy { meta, condition, versioning, lock, notes } = copy;
         check_sealing(meta.encryption.is_some() || found.head.meta.encryption.is_some(), false)?;
         let head = ObjectHead {
             modified: self.0.now(),
@@ -351,7 +403,7 @@ impl ObjectBackend for LocalBackend {
         };
         let (content, data, unfinished) = self.duplicate(found).await?;
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
-        self.commit(to, new, condition, versioning, unfinished).await
+        self.commit(to, new, condition, versioning, notes, unfinished).await
     }
 
     async fn set_tags(
@@ -359,18 +411,19 @@ impl ObjectBackend for LocalBackend {
         at: &Place,
         version: Option<&VersionId>,
         tags: StringMap,
+        notes: Vec<Note>,
     ) -> Result<VersionId, BackendError> {
-        let (place, version) = (at.clone(), version.cloned());
-        let change =
-            move |c: &rusqlite::Connection| versions::change_meta(c, &place, version.as_ref(), |meta| meta.tags = tags);
-        self.0.index.write(change).await
+        self.change_meta(at, version, notes, |meta| meta.tags = tags).await
     }
 
-    async fn set_acl(&self, at: &Place, version: &VersionId, acl: Option<Acl>) -> Result<VersionId, BackendError> {
-        let (place, version) = (at.clone(), version.clone());
-        let change =
-            move |c: &rusqlite::Connection| versions::change_meta(c, &place, Some(&version), |meta| meta.acl = acl);
-        self.0.index.write(change).await
+    async fn set_acl(
+        &self,
+        at: &Place,
+        version: &VersionId,
+        acl: Option<Acl>,
+        notes: Vec<Note>,
+    ) -> Result<VersionId, BackendError> {
+        self.change_meta(at, Some(version), notes, |meta| meta.acl = acl).await
     }
 
     async fn change_lock(
@@ -378,16 +431,30 @@ impl ObjectBackend for LocalBackend {
         at: &Place,
         version: Option<&VersionId>,
         change: LockChange,
+        notes: Vec<Note>,
     ) -> Result<VersionId, BackendError> {
         let (place, version, now) = (at.clone(), version.cloned(), self.0.clock.now());
-        self.0.index.write(move |c| versions::change_lock(c, &place, version.as_ref(), change, now)).await
+        let write = move |c: &rusqlite::Connection| versions::change_lock(c, &place, version.as_ref(), change, now);
+        let changed = self.0.index.write(write).await?;
+        if !notes.is_empty() {
+            // What is copied is how it is when it is copied: it may be noted after it was changed.
+            self.change_meta(at, Some(&changed), notes, |_| ()).await?;
+        }
+        Ok(changed)
     }
 
     async fn delete(&self, at: &Place, delete: Delete) -> Result<Deleted, BackendError> {
         let (place, seq, now) = (at.clone(), self.0.next_seq(), self.0.clock.now());
-        let write = move |c: &rusqlite::Connection| versions::delete(c, &place, &delete, seq, now);
-        let (deleted, garbage) = self.0.index.write(write).await?;
+        let write = move |c: &rusqlite::Connection| {
+            let (deleted, garbage) = versions::delete(c, &place, &delete, seq, now)?;
+            let null = VersionId::null();
+            let fact = Fact::deleted(&place, delete.version.is_some(), &deleted, &null, now);
+            let kept = fact.map_or(Ok(false), |fact| outbox::keep(c, &fact, &delete.notes))?;
+            Ok((deleted, garbage, kept))
+        };
+        let (deleted, garbage, kept) = self.0.index.write(write).await?;
         self.0.ring_if(garbage);
+        self.0.ring_outbox_if(kept);
         Ok(deleted)
     }
 
@@ -477,10 +544,16 @@ impl ObjectBackend for LocalBackend {
     ) -> Result<ObjectHead, BackendError> {
         let (place, upload) = (at.clone(), upload.to_owned());
         let (content, seq, now) = (self.0.next_content(), self.0.next_seq(), self.0.now());
-        let write =
-            move |c: &rusqlite::Connection| multipart::complete(c, &place, &upload, &complete, content, seq, now);
-        let (head, garbage) = self.0.index.write(write).await?;
+        let told_at = self.0.clock.now();
+        let write = move |c: &rusqlite::Connection| {
+            let completed = multipart::complete(c, &place, &upload, &complete, content, seq, now)?;
+            let fact = Fact::written(&place, &completed.head, told_at);
+            let kept = completed.is_new && outbox::keep(c, &fact, &complete.notes)?;
+            Ok((completed.head, completed.garbage, kept))
+        };
+        let (head, garbage, kept) = self.0.index.write(write).await?;
         self.0.ring_if(garbage);
+        self.0.ring_outbox_if(kept);
         Ok(head)
     }
 

@@ -12,7 +12,7 @@ use super::sums::Sums;
 use super::versions;
 use crate::backend::{
     BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
-    ObjectLock, PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
+    ObjectLock, ObjectMeta, PartHead, PartOfObject, Place, Upload, UploadEntry, UploadListing, VersionId,
 };
 use crate::checksum::{self, Checksum, Coverage};
 
@@ -146,7 +146,16 @@ pub(super) fn abort(c: &Connection, at: &Place, id: &str) -> Result<bool, Backen
     drop_parts(c, id)
 }
 
-/// Makes the object. The flag says whether files became garbage.
+/// An object that an upload has become.
+pub(super) struct Completed {
+    pub head: ObjectHead,
+    /// Whether files became garbage.
+    pub garbage: bool,
+    /// Not what an earlier completion has made.
+    pub is_new: bool,
+}
+
+/// Makes the object.
 pub(super) fn complete(
     c: &Connection,
     at: &Place,
@@ -155,10 +164,11 @@ pub(super) fn complete(
     content: ContentId,
     seq: i64,
     now: Timestamp,
-) -> Result<(ObjectHead, bool), BackendError> {
+) -> Result<Completed, BackendError> {
     let Some(upload) = find(c, at, id)? else {
         // The answer to an earlier completion may have been lost on its way.
-        return versions::of_upload(c, at, id)?.map(|head| (head, false)).ok_or(BackendError::NoSuchUpload);
+        let head = versions::of_upload(c, at, id)?.ok_or(BackendError::NoSuchUpload)?;
+        return Ok(Completed { head, garbage: false, is_new: false });
     };
     let chosen = choose(c, id, &complete.parts)?;
     let head = whole(&upload, &chosen, complete, now)?;
@@ -181,7 +191,7 @@ pub(super) fn complete(
     }
     let unused = drop_parts(c, id)?;
     drop_upload(c, at, id)?;
-    Ok((new.head, replaced || unused))
+    Ok(Completed { head: new.head, garbage: replaced || unused, is_new: true })
 }
 
 /// The stored parts that the client names, checked.
@@ -237,7 +247,7 @@ fn whole(
         etag: format!("{}-{}", hex::encode(md5.finalize()), chosen.len()),
         modified: now,
         checksum,
-        meta: Arc::new(upload.new.meta.clone()),
+        meta: Arc::new(ObjectMeta { replication: complete.replication, ..upload.new.meta.clone() }),
         version: VersionId::null(),
         lock: ObjectLock { retention: lock.retention.or(complete.default_retention), ..lock },
         parts: u16::try_from(chosen.len()).ok(),
@@ -301,7 +311,7 @@ pub(super) fn list(c: &Connection, bucket: BucketId, list: &ListUploads) -> Resu
                 listing.entries.push(UploadEntry::Prefix(group.to_owned()));
                 continue 'seek;
             }
-            listing.entries.push(UploadEntry::Upload(upload));
+            listing.entries.push(UploadEntry::Upload(Box::new(upload)));
         }
     }
     Ok(listing)

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::rows;
 use crate::backend::{BackendError, PartOfObject};
 
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 const CREATE: &str = "
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -57,6 +57,18 @@ const DAMAGE: &str = "
 CREATE TABLE damage (content INTEGER PRIMARY KEY, found INTEGER NOT NULL, detail TEXT NOT NULL);
 ";
 
+/// What the fifth format has beside.
+const OUTBOX: &str = "
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL,
+    bucket INTEGER NOT NULL, key BLOB NOT NULL, version TEXT NOT NULL,
+    size INTEGER NOT NULL, etag TEXT, at INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX outbox_queue ON outbox (queue, id);
+CREATE INDEX outbox_version ON outbox (bucket, key, version);
+CREATE TABLE queue (name TEXT PRIMARY KEY, entries INTEGER NOT NULL, dropped INTEGER NOT NULL) WITHOUT ROWID;
+";
+
 /// Bytes of every version, and of parts of uploads in progress, by bucket.
 pub(super) const COUNT_USAGE: &str = "
 INSERT INTO usage (bucket, versions, bytes)
@@ -91,7 +103,7 @@ pub(super) fn prepare(c: &Connection) -> Result<(), BackendError> {
 
 fn migrate(c: &Connection, found: i64) -> Result<(), BackendError> {
     if found == 0 {
-        c.execute_batch(&[CREATE, VERSIONS, DAMAGE].concat())?;
+        c.execute_batch(&[CREATE, VERSIONS, DAMAGE, OUTBOX].concat())?;
     } else {
         tracing::info!(from = found, to = VERSION, "migrating the object index");
         if found < 2 {
@@ -104,6 +116,7 @@ fn migrate(c: &Connection, found: i64) -> Result<(), BackendError> {
         }
         // The fourth format has the same tables. What it may say of an object is new: a version that does not know of
         // encryption would give out sealed bytes.
+        c.execute_batch(OUTBOX)?;
     }
     c.pragma_update(None, "user_version", VERSION)?;
     Ok(())

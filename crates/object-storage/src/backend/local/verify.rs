@@ -12,8 +12,8 @@ use super::check::{Look, contents_between};
 use super::files::{ContentId, Files, epoch_of};
 use super::scrub::{Pace, groups};
 use super::writer::blocking;
-use super::{Inner, LocalBackend, adopt, garbage, rows, schema, versions};
-use crate::backend::{BackendError, BucketId, PartOfObject, Place};
+use super::{Inner, LocalBackend, adopt, garbage, outbox, rows, schema, versions};
+use crate::backend::{BackendError, BucketId, PartOfObject, Place, QueueStats};
 
 /// More findings are counted and not named.
 const NAMED: usize = 1000;
@@ -116,6 +116,9 @@ pub struct Stats {
     /// ms since 1970: when the scrubber began and ended its last pass.
     pub scrub_begun: Option<i64>,
     pub scrub_done: Option<i64>,
+    /// What waits to be told to targets.
+    #[serde(default)]
+    pub queues: Vec<QueueStats>,
 }
 
 impl FindingKind {
@@ -213,6 +216,7 @@ fn stats(c: &Connection) -> Result<Stats, BackendError> {
         index_free_bytes: page * count(c, "SELECT freelist_count FROM pragma_freelist_count")?,
         scrub_begun: moment(rows::SCRUB_BEGUN)?,
         scrub_done: moment(rows::SCRUB_DONE)?,
+        queues: outbox::queues(c)?,
     })
 }
 

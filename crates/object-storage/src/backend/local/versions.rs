@@ -279,6 +279,128 @@ fn next_seq(wanted: i64, newest: Option<&Slot>) -> i64 {
     newest.map_or(wanted, |newest| wanted.max(newest.seq.saturating_add(1)))
 }
 
+/// What of a version is packed before anything is written.
+struct Packed {
+    meta: Vec<u8>,
+    checksum: Option<Vec<u8>>,
+    lock: Option<Vec<u8>>,
+}
+
+impl Packed {
+    fn of(head: &ObjectHead) -> Result<Self, BackendError> {
+        Ok(Self {
+            meta: rows::pack(&*head.meta)?,
+            checksum: rows::pack_checksum(head.checksum.as_ref())?,
+            lock: rows::pack_lock(&head.lock)?,
+        })
+    }
+}
+
+macro_rules! insert_into {
+    ($table:literal) => {
+        concat!(
+            "INSERT OR REPLACE INTO ",
+            $table,
+            " (bucket, key, content, size, modified, etag, checksum, parts, upload, meta, seq, is_null, lock)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)"
+        )
+    };
+}
+
+fn insert(
+    c: &Connection,
+    sql: &str,
+    at: &Place,
+    new: &NewObject,
+    packed: &Packed,
+    (seq, is_null): (i64, bool),
+) -> Result<(), BackendError> {
+    let head = &new.head;
+    c.prepare_cached(sql)?.execute(params![
+        at.bucket.row(),
+        at.key.as_bytes(),
+        new.content.cast_signed(),
+        head.size.cast_signed(),
+        head.modified.millis(),
+        head.etag,
+        packed.checksum,
+        head.parts,
+        new.upload,
+        packed.meta,
+        seq,
+        is_null,
+        packed.lock
+    ])?;
+    Ok(())
+}
+
+/// Where a copy comes to stand that keeps its version's place: whether it is the newest of its key.
+///
+/// # Errors
+/// `PreconditionFailed` if another version stands there.
+fn place_of_replica(c: &Connection, at: &Place, seq: i64) -> Result<bool, BackendError> {
+    rows::check_writable(c, at.bucket)?;
+    let shown = shown(c, at)?;
+    let hidden = newest_hidden(c, at)?;
+    let sql = select_slot!("version", "AND seq = ?3");
+    let there = slot(c, sql, &[&at.bucket.row(), &at.key.as_bytes(), &seq], false)?;
+    if there.is_some() || shown.as_ref().is_some_and(|slot| slot.seq == seq) {
+        return Err(BackendError::PreconditionFailed("the name of the version"));
+    }
+    Ok(shown.iter().chain(&hidden).all(|slot| slot.seq < seq))
+}
+
+/// Puts a copy where its version stands in the order of the key.
+pub(super) fn put_replica(c: &Connection, at: &Place, new: &NewObject) -> Result<(), BackendError> {
+    let is_newest = place_of_replica(c, at, new.seq)?;
+    let packed = Packed::of(&new.head)?;
+    rows::put_content(c, new.content, &new.data)?;
+    if is_newest {
+        if shown(c, at)?.is_some() {
+            hide_shown(c, at)?;
+        }
+        insert(c, insert_into!("object"), at, new, &packed, (new.seq, false))?;
+    } else {
+        insert(c, insert_into!("version"), at, new, &packed, (new.seq, false))?;
+    }
+    add_usage(c, at.bucket, 1, new.head.size.cast_signed())
+}
+
+/// The same for a delete marker. False: it is there already.
+pub(super) fn put_marker_replica(
+    c: &Connection,
+    at: &Place,
+    seq: i64,
+    modified: Timestamp,
+) -> Result<bool, BackendError> {
+    if let Lookup::Marker(_) = find(c, at, Some(&version_id(seq, false)))? {
+        return Ok(false);
+    }
+    let is_newest = place_of_replica(c, at, seq)?;
+    if is_newest && shown(c, at)?.is_some() {
+        hide_shown(c, at)?;
+    }
+    let mut insert = c.prepare_cached(
+        "INSERT INTO version (bucket, key, seq, is_null, size, modified) VALUES (?1, ?2, ?3, 0, 0, ?4)",
+    )?;
+    insert.execute(params![at.bucket.row(), at.key.as_bytes(), seq, modified.millis()])?;
+    Ok(true)
+}
+
+/// What is said of a copy becomes what is said now of its version.
+pub(super) fn renew_replica(
+    c: &Connection,
+    at: &Place,
+    version: &VersionId,
+    meta: ObjectMeta,
+    lock: ObjectLock,
+) -> Result<(), BackendError> {
+    let lock = rows::pack_lock(&lock)?;
+    let row = need(c, at, Some(version))?;
+    change_meta(c, at, Some(version), |old| *old = meta)?;
+    set_lock(c, at, row.seq, lock.as_deref())
+}
+
 /// Makes `new` the newest version. Gives its name, and whether files became garbage.
 pub(super) fn put(
     c: &Connection,
@@ -296,9 +418,7 @@ pub(super) fn put(
     let seq = next_seq(new.seq, shown.as_ref().or(newest_hidden.as_ref()));
     let may_be_hidden = is_null && !shown_is_replaced && (shown.is_some() || newest_hidden.is_some());
     let hidden_null = if may_be_hidden { hidden_null(c, at)? } else { None };
-    let meta = rows::pack(&*new.head.meta)?;
-    let checksum = rows::pack_checksum(new.head.checksum.as_ref())?;
-    let lock = rows::pack_lock(&new.head.lock)?;
+    let packed = Packed::of(&new.head)?;
     for slot in shown.iter().filter(|_| shown_is_replaced).chain(&hidden_null) {
         slot.check_removal(new.head.modified, false)?;
     }
@@ -313,27 +433,7 @@ pub(super) fn put(
     if let Some(slot) = hidden_null {
         effects.remove(c, at, &slot)?;
     }
-    let mut insert = c.prepare_cached(
-        "INSERT OR REPLACE INTO object
-             (bucket, key, content, size, modified, etag, checksum, parts, upload, meta, seq, is_null, lock)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-    )?;
-    let head = &new.head;
-    insert.execute(params![
-        at.bucket.row(),
-        at.key.as_bytes(),
-        new.content.cast_signed(),
-        head.size.cast_signed(),
-        head.modified.millis(),
-        head.etag,
-        checksum,
-        head.parts,
-        new.upload,
-        meta,
-        seq,
-        is_null,
-        lock
-    ])?;
+    insert(c, insert_into!("object"), at, new, &packed, (seq, is_null))?;
     Ok((version_id(seq, is_null), effects.settle(c, at.bucket)?))
 }
 
@@ -447,24 +547,28 @@ pub(super) fn change_lock(
             lock.retention = retention;
         }
     }
-    let lock = rows::pack_lock(&lock)?;
+    set_lock(c, at, row.seq, rows::pack_lock(&lock)?.as_deref())?;
+    Ok(row.head.version)
+}
+
+fn set_lock(c: &Connection, at: &Place, seq: i64, lock: Option<&[u8]>) -> Result<(), BackendError> {
     // One of the two has it.
     for sql in [
         "UPDATE object SET lock = ?4 WHERE bucket = ?1 AND key = ?2 AND seq = ?3",
         "UPDATE version SET lock = ?4 WHERE bucket = ?1 AND key = ?2 AND seq = ?3",
     ] {
-        c.prepare_cached(sql)?.execute(params![at.bucket.row(), at.key.as_bytes(), row.seq, lock])?;
+        c.prepare_cached(sql)?.execute(params![at.bucket.row(), at.key.as_bytes(), seq, lock])?;
     }
-    Ok(row.head.version)
+    Ok(())
 }
 
-/// Changes what the writer said of a version; gives its name.
+/// Changes what the writer said of a version; gives what it was.
 pub(super) fn change_meta(
     c: &Connection,
     at: &Place,
     version: Option<&VersionId>,
     change: impl FnOnce(&mut ObjectMeta),
-) -> Result<VersionId, BackendError> {
+) -> Result<ObjectHead, BackendError> {
     let row = need(c, at, version)?;
     let mut meta = ObjectMeta::clone(&row.head.meta);
     change(&mut meta);
@@ -476,7 +580,7 @@ pub(super) fn change_meta(
     ] {
         c.prepare_cached(sql)?.execute(params![at.bucket.row(), at.key.as_bytes(), row.seq, meta])?;
     }
-    Ok(row.head.version)
+    Ok(row.head)
 }
 
 pub(super) fn add_usage(c: &Connection, bucket: BucketId, versions: i64, bytes: i64) -> Result<(), BackendError> {
