@@ -4,6 +4,7 @@
 //! All versions count, and parts of uploads in progress.
 
 use serde::{Deserialize, Serialize};
+use terroir_resources::Tags;
 use terroir_store::{Key, Txn, record};
 use terroir_types::{AccountId, Error, ErrorClass};
 
@@ -77,7 +78,8 @@ impl Quota {
 /// known; `more_objects`: how many it adds.
 ///
 /// # Errors
-/// `QuotaExceeded`; those of the backend.
+/// `QuotaExceeded`; `AccessDenied` where the sovereignty policy of the bucket's account forbids the store; those of the
+/// backend.
 pub async fn room(
     txn: &Txn,
     backend: &dyn ObjectBackend,
@@ -85,6 +87,7 @@ pub async fn room(
     size: Option<u64>,
     more_objects: u64,
 ) -> Result<u64, Error> {
+    terroir_sovereignty::ops::check_store(txn, bucket.account, &Tags::new(), "AccessDenied")?;
     let of_bucket = settings::peek::<Quota>(txn, bucket.id)?.unwrap_or_default();
     let of_account = of_account(txn, bucket.account)?;
     let mut room = MAX_PUT_SIZE;

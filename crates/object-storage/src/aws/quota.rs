@@ -8,8 +8,6 @@ use crate::backend::{BackendError, MAX_PUT_SIZE};
 use crate::model::Bucket;
 use crate::quota;
 
-const ACCESS_DENIED: &str = "AccessDenied";
-
 impl S3Api {
     /// How many bytes, and at most [`MAX_PUT_SIZE`], a write may have. `size`: how many it has, where that is known;
     /// `more_objects`: how many it adds.
@@ -19,8 +17,6 @@ impl S3Api {
     pub(super) async fn room(&self, bucket: &Bucket, size: Option<u64>, more_objects: u64) -> S3Result<u64> {
         // At least as new as what the access hook has read.
         let txn = self.iam().store().stale();
-        let tags = terroir_resources::Tags::new();
-        terroir_sovereignty::ops::check_store(&txn, bucket.account, &tags, ACCESS_DENIED).map_err(from_domain)?;
         quota::room(&txn, self.backend(), bucket, size, more_objects).await.map_err(from_domain)
     }
 }

@@ -12,6 +12,7 @@ pub use replicator::Replicator;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use terroir_resources::Tags;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Error};
 
@@ -204,12 +205,14 @@ impl ReplicationRules {
     }
 }
 
-/// Whether versions of this account may be copied to the foreign S3 of this name.
+/// Whether versions of this account may be copied to the foreign S3 of this name. Where that is nobody has stated, so that a
+/// sovereignty policy of the account forbids it.
 ///
 /// # Errors
 /// Those of the store.
 pub fn may_copy_to(txn: &Txn, name: &str, account: AccountId) -> Result<bool, Error> {
-    Ok(target::find(txn, name)?.is_some_and(|target| !target.is_webhook() && target.is_for(account)))
+    let is_open = terroir_sovereignty::ops::effective_policy(txn, account, &Tags::new())?.is_open();
+    Ok(is_open && target::find(txn, name)?.is_some_and(|target| !target.is_webhook() && target.is_for(account)))
 }
 
 #[cfg(test)]

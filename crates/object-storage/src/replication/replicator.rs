@@ -320,6 +320,10 @@ impl Inner {
     ) -> Result<(), Obstacle> {
         let target = target::find(txn, name)?.filter(|target| target.is_for(order.owner));
         let target = target.ok_or_else(|| Obstacle::Always(format!("there is no target {name}")))?;
+        if !super::may_copy_to(txn, name, order.owner)? {
+            let text = format!("the account has a sovereignty policy, and nobody has stated where {name} is");
+            return Err(Obstacle::Always(text));
+        }
         let target::Destination::S3(s3) = target.tenant.place.clone() else {
             return Err(Obstacle::Always(format!("{name} is no foreign S3")));
         };

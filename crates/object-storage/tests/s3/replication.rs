@@ -437,6 +437,48 @@ async fn what_a_configuration_may_say() {
     refused.refused(403, "AccessDenied", "the role would be passed on");
 }
 
+/// In these worlds nobody has stated where the store is, so that any policy forbids it.
+async fn forbid(world: &World, account: AccountId) {
+    let now = world.clock.now();
+    let set = |txn: &mut terroir_store::Txn| {
+        terroir_sovereignty::ops::set_account_policy(txn, account, r#"{"countries": {"allow": ["FR"]}}"#, now)
+    };
+    world.store.transact(&[], set).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_obey_sovereignty_policies() {
+    let (world, role) = replicating().await;
+    let c = &world.root;
+    world.stranger.put("/theirs").send().await.expect(200, "theirs");
+    world.stranger.put("/theirs?versioning").body(VERSIONED).send().await.expect(200, "theirs");
+    let policy = format!(
+        r#"{{"Version":"2012-10-17","Statement":{{"Effect":"Allow","Principal":{{"AWS":"{role}"}},"Action":"s3:ReplicateObject","Resource":"arn:aws:s3:::theirs/*"}}}}"#
+    );
+    world.stranger.put("/theirs?policy").body(policy).send().await.expect(204, "policy");
+    let place = Destination::S3(S3Destination {
+        endpoint: "http://127.0.0.1:1".to_owned(),
+        region: "eu-test-1".to_owned(),
+        access_key_id: "AKIA".to_owned(),
+        secret_access_key: Secret::new("secret".to_owned()),
+        bucket: ForeignBucket::One("far-bucket".to_owned()),
+    });
+    let tenant = TargetTenant { name: "far".to_owned(), accounts: None, max_queued: 10, place };
+    let now = world.clock.now();
+    world.store.transact(&[], |txn| target::add(txn, tenant.clone(), now)).await.unwrap();
+    let theirs = rule("a", "arn:aws:s3:::theirs", "", 1, false);
+    let far = rule("b", "arn:aws:s3:eu-test-1:000000000000:target/far", "", 1, false);
+    configure(&world, &role, &far).await.expect(200, "no policy yet");
+    configure(&world, &role, &theirs).await.expect(200, "theirs");
+    c.put("/bucket/before").body("x").send().await.expect(200, "before");
+    becomes(c, "/bucket/before", "COMPLETED").await;
+    forbid(&world, world.strange_account).await;
+    c.put("/bucket/after").body("x").send().await.expect(200, "after");
+    becomes(c, "/bucket/after", "FAILED").await;
+    forbid(&world, world.account).await;
+    configure(&world, &role, &far).await.refused(400, "InvalidRequest", "nobody has stated where it is");
+}
+
 /// Serves a world on a port.
 async fn serve(world: &World) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
