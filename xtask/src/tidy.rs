@@ -24,6 +24,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("sovereignty", &["resources"]),
     ("action", &["resources", "aws-model"]),
     ("iam", &["action"]),
+    ("kms", &["iam"]),
     ("network", &["action", "agent-api"]),
     ("block-storage", &["action", "agent-api", "metering", "sovereignty"]),
     ("compute", &["network", "block-storage", "scheduler", "sovereignty", "metering", "iam"]),

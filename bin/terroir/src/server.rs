@@ -12,6 +12,8 @@ use terroir_agent_api::ControlPlane;
 use terroir_api_server::{ApiServer, Limits, Parts, Rate};
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
+use terroir_kms::KeyService;
+use terroir_kms::external::{XksClient, XksOptions};
 use terroir_metering::UsageLog;
 use terroir_object_storage::backend::local::LocalBackend;
 use terroir_object_storage::budget::FreeSpaceBudget;
@@ -73,13 +75,13 @@ pub struct Cloud {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub settings: Arc<Settings>,
-    pub layout: Arc<Layout>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
     /// Speaks HTTP to targets.
     pub outbound: Outbound,
     pub notifier: Notifier,
     pub replicator: Replicator,
+    pub keys: KeyService,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -171,6 +173,13 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         }
     });
     tasks.spawn({
+        let (keys, stopping) = (cloud.keys.clone(), stopping());
+        async move {
+            terroir_kms::worker::run(&keys, stopping).await;
+            Ok(())
+        }
+    });
+    tasks.spawn({
         let (backend, rate, stopping) = (Arc::clone(&cloud.backend), cloud.settings.scrub_bytes_per_sec, stopping());
         async move {
             if rate > 0 {
@@ -222,6 +231,8 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         .await
         .map_err(|error| error.to_string())?;
     let backend = Arc::new(backend);
+    let proxies = XksClient::new(xks_options(&settings)?, Arc::clone(&clock))?;
+    let keys = KeyService::new(iam.clone(), Arc::clone(&clock), Arc::clone(&ids), &region.name, Arc::new(proxies));
     let blobs = Blobs::new(Arc::clone(&backend) as _, store.clone());
     let outbound = Outbound::new().map_err(|error| error.to_string())?;
     let notifier = Notifier::new(
@@ -248,13 +259,27 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         clock,
         ids,
         settings: Arc::new(settings),
-        layout: Arc::new(layout.clone()),
         blobs,
         backend,
         outbound,
         notifier,
         replicator,
+        keys,
         host_dialled: Arc::default(),
+    })
+}
+
+/// How proxies of external key stores are reached.
+fn xks_options(settings: &Settings) -> Result<XksOptions, String> {
+    let read = |path: &String, name: &str| match path.as_str() {
+        "" => Ok(None),
+        path => fs::read(path).map(Some).map_err(|error| format!("{name} = {path:?}: {error}")),
+    };
+    Ok(XksOptions {
+        region: settings.region.clone(),
+        authorities: read(&settings.xks_authorities, "xks_authorities")?,
+        identity: read(&settings.xks_client_certificate, "xks_client_certificate")?,
+        networks: settings.xks_nets()?,
     })
 }
 
@@ -333,6 +358,7 @@ fn registry(cloud: &Cloud, gateway: &Arc<HostGateway>) -> Registry {
     terroir_compute::aws::register(&mut registry, Arc::clone(gateway) as _);
     terroir_action::general::register(&mut registry);
     terroir_iam::register(&mut registry, &cloud.iam);
+    terroir_kms::register(&mut registry, &cloud.keys);
     terroir_network::aws::register(&mut registry);
     registry
 }
@@ -352,7 +378,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
         website_domains: cloud.settings.s3_website_domains.clone(),
         new_buckets: if cloud.settings.s3_block_public_access { NewBuckets::Blocked } else { NewBuckets::Private },
         lifecycle_day: lifecycle_day(&cloud.settings),
-        data_keys: None,
+        data_keys: Some(Arc::new(cloud.keys.clone())),
     };
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }
@@ -462,8 +488,8 @@ mod tests {
         Blob { sha256: "ab".repeat(32), size_bytes: 1 << 20, format: BlobFormat::Raw }
     }
 
-    /// An image of the account's own, whose bytes would have to come from an object.
-    fn own_image(cloud: &Cloud, txn: &mut Txn, account: AccountId) -> Result<Vec<String>, Error> {
+    /// An image of the account's own, whose bytes would have to come from an object, and a key store.
+    fn own_things(cloud: &Cloud, txn: &mut Txn, account: AccountId) -> Result<Vec<String>, Error> {
         let (now, id) = (cloud.clock.now(), SnapshotId::generate(&*cloud.ids));
         let snapshot = SnapshotRequest {
             id,
@@ -493,7 +519,15 @@ mod tests {
             tags: Default::default(),
         };
         let image = terroir_block_storage::ops::register_image(txn, &*cloud.ids, account, now, image)?;
-        Ok(vec![image.id.to_string(), id.to_string()])
+        // Its proxy would have to answer before the API makes it.
+        let proxy = terroir_kms::model::Proxy {
+            endpoint: "https://keys.example.org".to_owned(),
+            path: "/kms/xks/v1".to_owned(),
+            access_key_id: "A2".repeat(10),
+            secret: terroir_types::Secret::new("s".repeat(43)),
+        };
+        let store = terroir_kms::ops::create_store(txn, account, "store", proxy, &*cloud.ids, now)?;
+        Ok(vec![image.id.to_string(), id.to_string(), store.id])
     }
 
     /// A host that can take instances, and an image for them.
@@ -530,7 +564,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (cloud, server) = served(folder.path()).await;
         cloud.store.transact(&[], |txn| stock(&cloud, txn)).await.unwrap();
-        let equip = |txn: &mut Txn, account| own_image(&cloud, txn, account);
+        let equip = |txn: &mut Txn, account| own_things(&cloud, txn, account);
         let problems = terroir_api_server::apart::problems(&server, equip).await.unwrap();
         assert!(problems.is_empty(), "{}", problems.join("\n"));
     }

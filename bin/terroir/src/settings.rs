@@ -46,6 +46,12 @@ pub struct Settings {
     pub disk_reserve_bytes: u64,
     /// The instance types' catalogue; empty means the built-in one.
     pub instance_types: String,
+    /// File of the authorities that vouch for proxies of external key stores; empty means the machine's.
+    pub xks_authorities: String,
+    /// File of the certificate that such a proxy is shown, with its key; empty means none.
+    pub xks_client_certificate: String,
+    /// Networks, besides public addresses, in which such a proxy may be.
+    pub xks_networks: Vec<String>,
     /// Lease time that guests get by DHCP, seconds.
     pub dhcp_lease_secs: u32,
     /// Where the state is kept.
@@ -99,6 +105,9 @@ impl Default for Settings {
             vcpu_overcommit: 4,
             disk_reserve_bytes: 1 << 30,
             instance_types: String::new(),
+            xks_authorities: String::new(),
+            xks_client_certificate: String::new(),
+            xks_networks: Vec::new(),
             dhcp_lease_secs: 3600,
             store: StoreSetting::Embedded,
             etcd_endpoints: Vec::new(),
@@ -183,6 +192,7 @@ impl Settings {
         self.public_pool_net()?;
         self.edge_pool_net()?;
         self.egress_deny_nets()?;
+        self.xks_nets()?;
         self.upstreams()?;
         self.check_etcd()?;
         Ok(self)
@@ -238,6 +248,13 @@ impl Settings {
         self.egress_deny
             .iter()
             .map(|text| text.parse().map_err(|_| format!("egress_deny: '{text}' is not a network like 10.0.0.0/8")))
+            .collect()
+    }
+
+    pub fn xks_nets(&self) -> Result<Vec<ipnet::IpNet>, String> {
+        self.xks_networks
+            .iter()
+            .map(|text| text.parse().map_err(|_| format!("xks_networks: '{text}' is not a network like 10.0.0.0/8")))
             .collect()
     }
 

@@ -5,6 +5,7 @@
 
 mod action;
 mod context;
+mod data_keys;
 mod filters;
 pub mod general;
 mod paging;
@@ -13,10 +14,11 @@ mod target;
 
 pub use action::{Access, Action, LiveAction, LiveContext, Request, Response};
 pub use context::{Caller, CallerKind, Context, CurrentRegion, Region, Session, Zone};
+pub use data_keys::{DataKey, DataKeys, KeyUse};
 pub use filters::{Filters, glob_matches};
 pub use paging::{Bounds, paginate};
 pub use registry::{Call, Entry, Registry, Reply};
-pub use target::{ResourcePolicy, Target};
+pub use target::{Grantee, ResourcePolicy, Target};
 
 use terroir_types::Error;
 

@@ -30,6 +30,18 @@ pub struct Target {
     /// A list of grants beside the policy (S3's ACLs) lets the caller in: as if the policy named its account, or, for
     /// who did not sign, everyone.
     pub granted: bool,
+    /// A list of grants beside the policy names the caller itself, or whom it acts for (KMS).
+    pub grantee: Option<Grantee>,
+    /// What a refusal names instead of the resource, where that would tell what the caller did not know.
+    pub shown: Option<Arn>,
+}
+
+/// As what a list of grants names the caller; allows as the policy would if it named the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grantee {
+    /// The role of the caller's session, or the user behind a federated one.
+    Role,
+    Caller,
 }
 
 /// The policy of a resource, as it was checked when it was written (`terroir_iam::ops::resource_policy`).
@@ -56,6 +68,8 @@ impl Target {
             policy_decides: false,
             policy_only_denies: false,
             granted: false,
+            grantee: None,
+            shown: None,
         }
     }
 

@@ -112,17 +112,41 @@ fn kind_of(value: &str) -> Option<String> {
     if value.len() == 20 && value.starts_with("AKIA") {
         return Some("AKIA".to_owned());
     }
+    if let Some(resource) = value.strip_prefix("arn:aws:kms:") {
+        return Some(format!("kms arn {}", resource.splitn(3, ':').nth(2)?.split('/').next()?));
+    }
     if value == "name" {
         return Some("name".to_owned());
     }
+    if value.strip_prefix("alias/").is_some_and(|name| !name.contains(['/', ' '])) {
+        return Some("alias".to_owned());
+    }
+    let is_hex = |text: &str| text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if value.len() == 36 && value.split('-').map(str::len).eq([8, 4, 4, 4, 12]) && is_hex(&value.replace('-', "")) {
+        return Some("uuid".to_owned());
+    }
+    if value.len() == 64 && is_hex(value) {
+        return Some("64 digits".to_owned());
+    }
     let (prefix, digits) = value.rsplit_once('-')?;
     let is_id = prefix.bytes().all(|b| b.is_ascii_lowercase()) && (8..=17).contains(&digits.len());
-    (is_id && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))).then(|| prefix.to_owned())
+    (is_id && is_hex(digits)).then(|| prefix.to_owned())
 }
 
 /// A value of the same form that names nothing.
 fn made_up(value: &str, ids: &dyn IdSource) -> String {
     let name = format!("no{:x}", ids.next_u64());
+    let digits = |count| ids.text(b"0123456789abcdef", count);
+    let uuid = || [8, 4, 4, 4, 12].map(digits).join("-");
+    match kind_of(value).as_deref() {
+        Some("uuid") => return uuid(),
+        Some("64 digits") => return digits(64),
+        Some("alias") => return format!("alias/{name}"),
+        Some("kms arn key") => {
+            return format!("{}/{}", value.rsplit_once('/').map_or(value, |(front, _)| front), uuid());
+        }
+        _ => {}
+    }
     if value.starts_with("arn:") {
         return format!("{}/{name}", value.rsplit_once('/').map_or(value, |(front, _)| front));
     }
@@ -153,7 +177,9 @@ impl<'a> Tenant<'a> {
         let make = |txn: &mut Txn| ops::create_account(txn, &name, &*parts.ids, now);
         let (account, _) = parts.store.transact(&[], make).await?;
         let client = Client::new(&account.access_key_id, &account.secret, &parts.region.get().name, now);
-        let has = BTreeMap::from([("name".to_owned(), BTreeSet::from([name.clone()]))]);
+        let alias = format!("alias/{name}");
+        let has = [("name", name.clone()), ("alias", alias)];
+        let has = has.map(|(kind, name)| (kind.to_owned(), BTreeSet::from([name]))).into();
         Ok(Self { server, client, account: account.account_id, name, has })
     }
 
@@ -161,7 +187,7 @@ impl<'a> Tenant<'a> {
         let client = Client { now: self.server.0.parts.clock.now(), ..self.client.clone() };
         loop {
             let answer = client.call(self.server, service, action, parameters).await;
-            if !matches!(answer.code.as_str(), "RequestLimitExceeded" | "Throttling") {
+            if !matches!(answer.code.as_str(), "RequestLimitExceeded" | "Throttling" | "ThrottlingException") {
                 return answer;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -190,7 +216,12 @@ impl<'a> Tenant<'a> {
 
     /// Notes every id and ARN of an answer.
     fn note(&mut self, answer: &Answer) {
-        for text in answer.body.split(['<', '>']) {
+        let is_json = answer.body.starts_with('{');
+        for text in answer.body.split(if is_json { &['"'][..] } else { &['<', '>'][..] }) {
+            // Elsewhere these are numbers of requests and hashes.
+            if !is_json && matches!(kind_of(text).as_deref(), Some("uuid" | "64 digits" | "alias")) {
+                continue;
+            }
             let foreign_arn = text.starts_with("arn:") && !text.contains(&self.account.to_string());
             if let Some(kind) = kind_of(text).filter(|kind| kind != "name" && !foreign_arn) {
                 self.has.entry(kind).or_default().insert(text.to_owned());
@@ -318,6 +349,18 @@ impl Check<'_> {
                 variants.push(Variant { request, place });
             }
         }
+        if self.service == Service::Kms {
+            // A key may be named in other ways.
+            let is_key = |variant: &&Variant| kind_of(&variant.request[variant.place].1).as_deref() == Some("uuid");
+            let places: Vec<usize> = variants.iter().filter(is_key).map(|variant| variant.place).collect();
+            for place in places {
+                for theirs in ["kms arn key", "kms arn alias"].iter().filter_map(|kind| self.theirs.get(*kind)) {
+                    let mut request = base.clone();
+                    request[place].1.clone_from(theirs);
+                    variants.push(Variant { request, place });
+                }
+            }
+        }
         if self.service != Service::Ec2 {
             return variants;
         }
@@ -422,6 +465,10 @@ mod tests {
             ("rtbassoc-0123456789abcdef0", Some("rtbassoc")),
             ("arn:aws:iam::123456789012:mfa/name", Some("arn mfa")),
             ("AKIA0123456789ABCDEF", Some("AKIA")),
+            ("12345678-1234-1234-1234-123456789abc", Some("uuid")),
+            ("arn:aws:kms:r-1:123456789012:key/12345678-1234-1234-1234-123456789abc", Some("kms arn key")),
+            ("arn:aws:kms:r-1:123456789012:alias/name", Some("kms arn alias")),
+            ("alias/name", Some("alias")),
             ("name", Some("name")),
             ("terroir-1a", None),
             ("10.0.0.0/8", None),

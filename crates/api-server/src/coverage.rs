@@ -68,12 +68,13 @@ pub async fn problems(server: &ApiServer) -> Result<Vec<String>, Error> {
         let refusal = match otherwise {
             Some((_, _, code)) => code,
             None if service == Service::Ec2 => "UnauthorizedOperation",
+            None if service.speaks_json() => "AccessDeniedException",
             None => "AccessDenied",
         };
         let public = PUBLIC.contains(&(service, action));
         let as_it_should = if public { answer.status.is_success() } else { answer.code == refusal };
         if !as_it_should {
-            let message = answer.element("Message").unwrap_or_default();
+            let message = answer.element("Message").or_else(|| answer.element("message")).unwrap_or_default();
             problems.push(format!("{name} answered {} {} {message}", answer.status, answer.code));
         }
     }

@@ -14,7 +14,7 @@ use terroir_types::{AccountId, Error, ErrorClass};
 
 use crate::ApiServer;
 use crate::audit;
-use crate::failure::{Failure, xml_response};
+use crate::failure::{Failure, response};
 use crate::idempotency::Token;
 use crate::server::Trace;
 
@@ -35,6 +35,16 @@ enum Fetched {
 
 /// Attempts to have the right records at hand while others replace them.
 const PREFETCH_ATTEMPTS: usize = 8;
+
+/// A request as it came.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    service: Service,
+    parts: &'a request::Parts,
+    body: &'a Bytes,
+    facts: &'a RequestFacts,
+    request_id: &'a str,
+}
 
 /// What a request is answered from.
 struct Arrival<'a> {
@@ -71,13 +81,13 @@ impl ApiServer {
                     return Err(self.failed_to_authenticate(service, facts, failure));
                 }
             };
-            let arrival = arrival(service, parts, &body, facts, request_id, self.0.parts.region.get())?;
-            self.admit_and_run(&arrival, presented.as_ref(), parts, &body, &mut trace).await
+            let sent = Sent { service, parts, body: &body, facts, request_id };
+            self.admit_and_run(sent, presented.as_ref(), &mut trace).await
         };
         let answer = Box::pin(answer).await;
         trace.service = service.signing_name();
         let response = match answer {
-            Ok(reply) => xml_response(StatusCode::OK, reply.body, request_id),
+            Ok(reply) => response(service, StatusCode::OK, reply.body, request_id),
             Err(failure) => {
                 trace.code.clone_from(&failure.code);
                 failure.into_response(service, request_id)
@@ -112,21 +122,20 @@ impl ApiServer {
 
     /// Whether the request is for an action that comes without a signature.
     fn may_be_unsigned(&self, service: Service, parts: &request::Parts, body: &[u8]) -> bool {
-        let params = Params::parse(parts.uri.query().unwrap_or_default(), body);
-        let entry = params.ok().and_then(|params| self.entry(service, &params).ok());
+        // Where JSON is spoken the head of the request says what it asks for.
+        let body = if service.speaks_json() { b"{}" } else { body };
+        let entry = read_params(service, parts, body).ok().and_then(|params| self.entry(service, &params).ok());
         entry.is_some_and(|entry| entry.unsigned())
     }
 
     async fn admit_and_run(
         &self,
-        arrival: &Arrival<'_>,
+        sent: Sent<'_>,
         presented: Option<&Presented>,
-        parts: &request::Parts,
-        body: &Bytes,
         trace: &mut Trace,
     ) -> Result<Reply, Failure> {
-        let (service, facts) = (arrival.service, arrival.facts);
-        let fail = |error: &Error| self.failure(service, arrival.request_id, error);
+        let Sent { service, parts, body, facts, request_id } = sent;
+        let fail = |error: &Error| self.failure(service, request_id, error);
         let mut txn = self.0.parts.store.read().await.map_err(|error| fail(&error.into()))?;
         let caller = match presented {
             Some(presented) => {
@@ -144,13 +153,15 @@ impl ApiServer {
             None if !self.count_failure(facts) => return Err(Failure::throttled(service)),
             None => Caller::anonymous(),
         };
+        // Nothing is read of what nobody answers for: JSON takes many times its bytes.
+        let arrival = arrival(sent, self.0.parts.region.get())?;
         let entry = self.entry(service, &arrival.params).map_err(|error| fail(&error))?;
         trace.action = entry.name();
         let call = entry.decode(&arrival.params).map_err(|error| fail(&error))?;
-        let targets = call.targets(&self.context(&mut txn, &caller, arrival)).map_err(|error| fail(&error))?;
+        let targets = call.targets(&self.context(&mut txn, &caller, &arrival)).map_err(|error| fail(&error))?;
         self.0.parts.iam.authorize_in(&txn, &caller, &targets, facts).await.map_err(|error| fail(&error))?;
         let admitted = Admitted { caller, entry, call, targets };
-        self.run(arrival, &admitted, txn).await.map_err(|error| fail(&error))
+        self.run(&arrival, &admitted, txn).await.map_err(|error| fail(&error))
     }
 
     /// What a sender gets who is not whom it claims to be: told so, or, beyond the rate of its address, to go slower.
@@ -174,11 +185,13 @@ impl ApiServer {
         }
     }
 
-    /// Errors: `InvalidAction`, `UnsupportedOperation`.
+    /// Errors: `InvalidAction`, `UnsupportedOperation`; where JSON is spoken `UnknownOperationException` and
+    /// `UnsupportedOperationException`.
     fn entry(&self, service: Service, params: &Params) -> Result<Arc<dyn Entry>, Error> {
         let action = params.action().unwrap_or_default();
         let shown: String = action.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
-        if params.version() != Some(service.api_version()) {
+        let is_json = service.speaks_json();
+        if !is_json && params.version() != Some(service.api_version()) {
             let version = params.version().unwrap_or("NO_VERSION_SPECIFIED");
             let version: String = version.chars().filter(|c| c.is_ascii_graphic()).take(32).collect();
             let message = format!("Could not find operation {shown} for version {version}");
@@ -188,13 +201,17 @@ impl ApiServer {
             return Ok(Arc::clone(entry));
         }
         match service.action_status(action) {
+            ActionStatus::Unknown if is_json => {
+                let message = format!("The operation {shown} is not known to this service.");
+                Err(Error::invalid("UnknownOperationException", message))
+            }
             ActionStatus::Unknown => {
                 let message = format!("The action {shown} is not valid for this web service.");
                 Err(Error::invalid("InvalidAction", message))
             }
             ActionStatus::Implemented | ActionStatus::Unimplemented => Err(Error::new(
                 ErrorClass::Unsupported,
-                "UnsupportedOperation",
+                if is_json { "UnsupportedOperationException" } else { "UnsupportedOperation" },
                 format!("The operation {shown} is not available in this cloud."),
             )),
         }
@@ -343,13 +360,23 @@ fn dry_run() -> Error {
     Error::new(ErrorClass::DryRun, "DryRunOperation", message)
 }
 
+const TARGET: &str = "x-amz-target";
+
+/// What the header `X-Amz-Target` names.
+pub(crate) fn target(parts: &request::Parts) -> Option<&str> {
+    parts.headers.get(TARGET).and_then(|value| value.to_str().ok())
+}
+
 /// The service of the credential scope, even of a header that cannot be read otherwise; of an unsigned request, of the
-/// API version that it names.
+/// target or API version that it names.
 fn service_of(presented: Option<&Presented>, parts: &request::Parts, body: &[u8]) -> Service {
     let header = parts.headers.get(http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let scope = header.and_then(|text| text.split_once("/aws4_request")?.0.rsplit('/').next());
     let signed_for = presented.map(|presented| presented.scope.service.as_str()).or(scope);
     if let Some(service) = signed_for.and_then(Service::from_signing_name) {
+        return service;
+    }
+    if let Some((service, _)) = target(parts).and_then(Service::of_target) {
         return service;
     }
     let query = parts.uri.query().unwrap_or_default().as_bytes();
@@ -358,18 +385,17 @@ fn service_of(presented: Option<&Presented>, parts: &request::Parts, body: &[u8]
     Service::ALL.into_iter().find(|service| version == Some(service.api_version().as_bytes())).unwrap_or(Service::Ec2)
 }
 
-fn arrival<'a>(
-    service: Service,
-    parts: &request::Parts,
-    body: &'a Bytes,
-    facts: &'a RequestFacts,
-    request_id: &'a str,
-    region: Arc<Region>,
-) -> Result<Arrival<'a>, Failure> {
-    let query = parts.uri.query().unwrap_or_default();
+fn arrival(sent: Sent<'_>, region: Arc<Region>) -> Result<Arrival<'_>, Failure> {
+    let Sent { service, parts, body, facts, request_id } = sent;
     let read = || -> Result<(Params, Vec<(String, String)>), Error> {
-        let params = Params::parse(query, body).map_err(|error| error.into_error(service))?;
+        let params = read_params(service, parts, body)?;
+        if service.speaks_json() {
+            let pairs =
+                params.content().into_iter().map(|(name, value)| (name.to_owned(), value.into_owned())).collect();
+            return Ok((params, pairs));
+        }
         let text = std::str::from_utf8(body).map_err(|_| not_utf8())?;
+        let query = parts.uri.query().unwrap_or_default();
         let pairs = query.split('&').chain(text.split('&')).filter(|pair| !pair.is_empty());
         let split = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -381,6 +407,18 @@ fn arrival<'a>(
     };
     let (params, pairs) = read().map_err(|error| Failure::of(service, &error))?;
     Ok(Arrival { service, facts, request_id, region, pairs, params })
+}
+
+/// Errors: those of the decoder; `UnknownOperationException` for a target that is not the service's.
+fn read_params(service: Service, parts: &request::Parts, body: &[u8]) -> Result<Params, Error> {
+    if !service.speaks_json() {
+        let query = parts.uri.query().unwrap_or_default();
+        return Params::parse(query, body).map_err(|error| error.into_error(service));
+    }
+    match target(parts).and_then(Service::of_target).filter(|(of, _)| *of == service) {
+        Some((_, action)) => Params::parse_json(action, body).map_err(|error| error.into_error(service)),
+        None => Err(Error::invalid("UnknownOperationException", "The request names no operation of this service.")),
+    }
 }
 
 fn not_utf8() -> Error {

@@ -266,12 +266,15 @@ fn report(what: &str, done: Result<usize, Error>) {
     }
 }
 
-/// Whether a request is for an action of EC2, IAM or STS: by its credential scope, or, unsigned, by its form.
+/// Whether a request is for an action, not for an object: by its credential scope, or, unsigned, by its target or form.
 fn is_action(head: &http::request::Parts) -> bool {
     match Presented::read(head) {
         Ok(presented) => presented.scope.service != "s3",
         Err(_) => {
             let query = head.uri.query().unwrap_or_default();
+            if head.uri.path() == "/" && crate::dispatch::target(head).is_some() {
+                return true;
+            }
             let names_action = query.split('&').any(|pair| pair.starts_with("Action="));
             let form = head
                 .headers

@@ -4,9 +4,10 @@ mod world;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
+use http_body_util::BodyExt;
 use std::time::Duration;
 use terroir_api_server::in_process::{Answer, Client};
-use terroir_aws_model::Service::{self, Ec2, Iam, Sts};
+use terroir_aws_model::Service::{self, Ec2, Iam, Kms, Sts};
 use terroir_types::Secret;
 use world::World;
 
@@ -79,7 +80,7 @@ fn refusals() -> Vec<Refusal> {
             "a header in x-amz-* that is not signed",
             good,
             |r| {
-                r.headers_mut().insert("x-amz-target", "x".parse().unwrap());
+                r.headers_mut().insert("x-amz-other", "x".parse().unwrap());
             },
             (400, "IncompleteSignature"),
             (403, "IncompleteSignature"),
@@ -118,35 +119,96 @@ fn refusals() -> Vec<Refusal> {
 #[tokio::test]
 async fn bad_signatures_are_refused_in_each_services_words() {
     let world = World::new().await;
-    for service in [Ec2, Iam, Sts] {
+    for service in [Ec2, Iam, Kms, Sts] {
         let action = match service {
             Ec2 => "Echo",
             Iam => "ListUsers",
+            Kms => "ListKeys",
             Sts => "GetCallerIdentity",
         };
-        let body = format!("Action={action}&Version={}", service.api_version());
+        let post = |client: &Client| {
+            let body = format!("Action={action}&Version={}", service.api_version());
+            match service {
+                Kms => client.signed_post_to(service, Some("TrentService.ListKeys"), "{}"),
+                _ => client.signed_post(service, &body),
+            }
+        };
         for row in refusals() {
             let mut client = world.root.clone();
             (row.client)(&mut client);
-            let mut request = client.signed_post(service, &body);
+            let mut request = post(&client);
             (row.request)(&mut request);
-            let (status, code) = if service == Ec2 { row.ec2 } else { row.query };
+            let (status, code) = match (service, row.query) {
+                (Ec2, _) => row.ec2,
+                (Kms, (_, "SignatureDoesNotMatch")) => (400, "InvalidSignatureException"),
+                (Kms, (_, "InvalidClientTokenId")) => (400, "UnrecognizedClientException"),
+                (Kms, (_, "IncompleteSignature")) => (400, "IncompleteSignatureException"),
+                (Kms, (_, "MissingAuthenticationToken")) => (400, "MissingAuthenticationTokenException"),
+                (_, expected) => expected,
+            };
             let answer = client.send(&world.server, request).await;
             assert_answer(&answer, status, code, &format!("{service:?}, {}", row.what));
         }
         if service != Ec2 {
-            assert_answer(
-                &world.root.send(&world.server, world.root.signed_post(service, &body)).await,
-                200,
-                "",
-                "good",
-            );
+            assert_answer(&world.root.send(&world.server, post(&world.root)).await, 200, "", "good");
         }
         let elsewhere = Client { scope_service: Some("lambda".into()), ..world.root.clone() };
-        let answer = elsewhere.send(&world.server, elsewhere.signed_post(service, &body)).await;
-        let (status, code) = if service == Ec2 { AUTH } else { MISMATCH };
+        let answer = elsewhere.send(&world.server, post(&elsewhere)).await;
+        let (status, code) = match service {
+            Ec2 => AUTH,
+            Kms => (400, "InvalidSignatureException"),
+            _ => MISMATCH,
+        };
         assert_answer(&answer, status, code, "a scope of an unknown service");
     }
+}
+
+#[tokio::test]
+async fn services_that_speak_json() {
+    let world = World::with_limits(|limits| limits.body_bytes = 4096).await;
+    let nobody = world.user("nobody", None).await;
+    let large = format!(r#"{{"KeyId":"{}"}}"#, "x".repeat(5000));
+    let deep = "[".repeat(2000);
+    for (what, client, action, body, status, code) in [
+        ("a good one", &world.root, "ListKeys", r#"{"Limit":5,"Unheard":[{"of":1}]}"#, 200, ""),
+        ("null is absent", &world.root, "ListKeys", r#"{"Limit":null}"#, 200, ""),
+        ("no such operation", &world.root, "Frobnicate", "{}", 400, "UnknownOperationException"),
+        ("one that is not built", &world.root, "Sign", "{}", 400, "UnsupportedOperationException"),
+        ("no JSON", &world.root, "ListKeys", "{", 400, "SerializationException"),
+        ("nothing", &world.root, "ListKeys", "", 400, "SerializationException"),
+        ("no object", &world.root, "ListKeys", "[]", 400, "SerializationException"),
+        ("too deep", &world.root, "ListKeys", &deep, 400, "SerializationException"),
+        ("another type", &world.root, "ListKeys", r#"{"Limit":"5"}"#, 400, "SerializationException"),
+        ("too large a number", &world.root, "ListKeys", r#"{"Limit":5000000000}"#, 400, "SerializationException"),
+        ("a member is missing", &world.root, "EnableKey", "{}", 400, "ValidationException"),
+        ("too large", &world.root, "EnableKey", &large, 413, "RequestEntityTooLargeException"),
+        ("no permission", &nobody, "ListKeys", "{}", 400, "AccessDeniedException"),
+    ] {
+        let answer = client.call_json(&world.server, Kms, action, body).await;
+        assert_answer(&answer, status, code, what);
+    }
+    let root = &world.root;
+    assert_eq!(root.call_json(&world.server, Kms, "ListKeys", "{}").await.body, r#"{"Keys":[],"Truncated":false}"#);
+    assert_eq!(root.call_json(&world.server, Kms, "EnableKey", r#"{"KeyId":"k"}"#).await.body, "");
+    let missing = root.call_json(&world.server, Kms, "EnableKey", "{}").await;
+    assert_eq!(
+        missing.body,
+        "{\"__type\":\"ValidationException\",\"message\":\"1 validation error detected: Value null at 'keyId' failed \
+         to satisfy constraint: Member must not be null\"}"
+    );
+    for target in ["ListKeys", "DynamoDB_20120810.ListKeys", "TrentService."] {
+        let request = root.signed_post_to(Kms, Some(target), "{}");
+        assert_answer(&root.send(&world.server, request).await, 400, "UnknownOperationException", target);
+    }
+    let request = root.signed_post_to(Kms, Some("TrentService.Sign"), "{}");
+    let response = world.server.handle(request, root.peer).await;
+    for (name, expected) in
+        [("content-type", "application/x-amz-json-1.1"), ("x-amzn-errortype", "UnsupportedOperationException")]
+    {
+        assert_eq!(response.headers()[name], expected);
+    }
+    assert_eq!(response.headers()["x-amzn-requestid"].len(), 36);
+    assert!(response.into_body().collect().await.unwrap().to_bytes().starts_with(b"{"));
 }
 
 #[tokio::test]

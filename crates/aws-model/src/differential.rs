@@ -3,7 +3,7 @@
 //! Only with the feature `differential`, and only for tests. Times are RFC 3339 strings, blobs are base64; absent members
 //! have no key, lists always have one.
 
-use crate::generated::{ec2_json, iam_json, sts_json};
+use crate::generated::CASES;
 use crate::{Decode, Operation, Params, Service, encode_error, encode_response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -49,10 +49,10 @@ fn encode<O: Operation<Response: Json>>(response: &Value) -> Result<String> {
 
 /// All generated actions.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
-    [ec2_json::CASES, iam_json::CASES, sts_json::CASES].into_iter().flatten()
+    CASES.iter().copied().flatten()
 }
 
-/// Answers one question. `{"service", "action", "body"}` decodes a form body, `{"service", "action", "response"}` encodes
+/// Answers one question. `{"service", "action", "body"}` decodes a body, `{"service", "action", "response"}` encodes
 /// a response, `{"service", "code", "message"}` an error. If that does not work the answer is `{"error"}`.
 pub fn answer(question: &str) -> Value {
     try_answer(question).unwrap_or_else(|error| json!({ "error": error }))
@@ -68,7 +68,12 @@ fn try_answer(question: &str) -> Result<Value> {
     let case = cases().find(|case| case.service == service && case.name == text("action")).ok_or("no such action")?;
     match question.get("response") {
         Some(response) => Ok(json!({ "body": (case.encode)(response)? })),
-        None => (case.decode)(&Params::parse("", text("body").as_bytes()).map_err(|error| error.to_string())?),
+        None => {
+            let body = text("body").as_bytes();
+            let params =
+                if service.speaks_json() { Params::parse_json(text("action"), body) } else { Params::parse("", body) };
+            (case.decode)(&params.map_err(|error| error.to_string())?)
+        }
     }
 }
 

@@ -1,10 +1,11 @@
-use crate::Service;
+use crate::{Protocol, Service};
 use std::fmt;
 
 /// Why a request could not be read. Each kind has AWS's own code, see [`DecodeError::code`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DecodeError {
-    /// The form itself is broken: bad percent escape, not UTF-8, too many parameters, a name that is too long.
+    /// The form itself is broken: bad percent escape, not UTF-8, too many parameters, a name that is too long; or the
+    /// JSON is.
     Malformed { detail: String },
     /// A required parameter is absent.
     Missing { name: String },
@@ -17,21 +18,32 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
-    /// EC2's code, or the one that IAM and STS use for the same mistake.
+    /// EC2's code, or the one that the services of another protocol use for the same mistake.
     pub const fn code(&self, service: Service) -> &'static str {
-        match (self, service) {
+        match (self, service.protocol()) {
+            (Self::Missing { .. }, Protocol::Json { .. }) => "ValidationException",
+            (_, Protocol::Json { .. }) => "SerializationException",
             (Self::Malformed { .. }, _) => "MalformedQueryString",
-            (Self::Missing { .. }, Service::Ec2) => "MissingParameter",
-            (Self::Missing { .. } | Self::Invalid { .. }, Service::Iam | Service::Sts) => "ValidationError",
+            (Self::Missing { .. }, Protocol::Ec2) => "MissingParameter",
+            (Self::Missing { .. } | Self::Invalid { .. }, Protocol::Query) => "ValidationError",
             (Self::Duplicate { .. }, _) => "InvalidParameterCombination",
-            (Self::Invalid { .. }, Service::Ec2) => "InvalidParameterValue",
+            (Self::Invalid { .. }, Protocol::Ec2) => "InvalidParameterValue",
             (Self::Unknown { .. }, _) => "UnknownParameter",
         }
     }
 
     /// As an error of the whole request, with the code of `service`.
     pub fn into_error(self, service: Service) -> terroir_types::Error {
-        terroir_types::Error::invalid(self.code(service), self.to_string())
+        let message = match &self {
+            Self::Missing { name } if service.speaks_json() => {
+                let name = name[..1].to_ascii_lowercase() + &name[1..];
+                format!(
+                    "1 validation error detected: Value null at '{name}' failed to satisfy constraint: Member must not be null"
+                )
+            }
+            other => other.to_string(),
+        };
+        terroir_types::Error::invalid(self.code(service), message)
     }
 }
 

@@ -1,6 +1,6 @@
-//! Request parameters of the `ec2` and `query` protocols, and how typed values are read out of them.
+//! Request parameters, and how typed values are read out of them.
 //!
-//! A name such as `Filter.1.Value.2` is a path. The parameters are kept as one list sorted by name, so that everything
+//! JSON protocols send one object. In the forms of the `ec2` and `query` protocols a name such as `Filter.1.Value.2` is a path. The parameters are kept as one list sorted by name, so that everything
 //! below a path is a contiguous range: no tree is built, and memory stays linear in the request whatever its names say.
 //! Each entry remembers whether a member took it; what nobody took is an unknown parameter.
 
@@ -8,6 +8,8 @@ use crate::DecodeError;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use serde_json::Value as Json;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use terroir_types::Timestamp;
 
@@ -58,10 +60,23 @@ impl Entry {
     }
 }
 
-/// The parameters of one request, from its query string and its form body together.
-#[derive(Debug, Default)]
-pub struct Params {
-    entries: Vec<Entry>,
+/// The parameters of one request: from its query string and its form body together, or from its JSON body.
+#[derive(Debug)]
+pub struct Params(Source);
+
+#[derive(Debug)]
+enum Source {
+    Form(Vec<Entry>),
+    Object { action: String, members: JsonBody },
+}
+
+/// Values may be secrets.
+struct JsonBody(Json);
+
+impl std::fmt::Debug for JsonBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
 }
 
 impl Params {
@@ -89,18 +104,41 @@ impl Params {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         match entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
             Some(pair) => Err(DecodeError::Duplicate { name: pair[0].name.clone() }),
-            None => Ok(Self { entries }),
+            None => Ok(Self(Source::Form(entries))),
         }
     }
 
-    /// The parameter with exactly this name. Looking does not count as taking.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.root().member(name).entry.map(|entry| entry.value.as_str())
+    /// Reads a JSON object. `action`: what the request's `X-Amz-Target` names.
+    ///
+    /// # Errors
+    /// `Malformed` for what is no JSON object, or is nested deeper than 128 levels.
+    pub fn parse_json(action: &str, body: &[u8]) -> Result<Self, DecodeError> {
+        match serde_json::from_slice(body) {
+            Ok(members @ Json::Object(_)) => {
+                Ok(Self(Source::Object { action: action.to_owned(), members: JsonBody(members) }))
+            }
+            Ok(_) => Err(malformed("the body is not a JSON object")),
+            // The parser's own words would repeat parts of the body.
+            Err(error) => {
+                Err(malformed(format!("the body is not JSON, at line {} column {}", error.line(), error.column())))
+            }
+        }
     }
 
-    /// The `Action` parameter.
+    /// The parameter of a form with exactly this name. Looking does not count as taking.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        match &self.0 {
+            Source::Form(entries) => FormNode::root(entries).member(name).entry.map(|entry| entry.value.as_str()),
+            Source::Object { .. } => None,
+        }
+    }
+
+    /// The `Action` parameter, or the action of a JSON request.
     pub fn action(&self) -> Option<&str> {
-        self.get("Action")
+        match &self.0 {
+            Source::Form(_) => self.get("Action"),
+            Source::Object { action, .. } => Some(action),
+        }
     }
 
     /// The `Version` parameter: the API version that the client speaks.
@@ -110,27 +148,37 @@ impl Params {
 
     /// What the request asks for: all parameters, sorted by name, but those of the protocol and of authentication. Equal
     /// for two requests if and only if they ask for the same in the same words.
-    pub fn content(&self) -> impl Iterator<Item = (&str, &str)> {
-        let entries = self.entries.iter().filter(|entry| !is_envelope(&entry.name));
-        entries.map(|entry| (entry.name.as_str(), entry.value.as_str()))
+    pub fn content(&self) -> Vec<(&str, std::borrow::Cow<'_, str>)> {
+        match &self.0 {
+            Source::Form(entries) => {
+                let entries = entries.iter().filter(|entry| !is_envelope(&entry.name));
+                entries.map(|entry| (entry.name.as_str(), entry.value.as_str().into())).collect()
+            }
+            // Members in order of their names, without the white space between them.
+            Source::Object { members, .. } => vec![("", members.0.to_string().into())],
+        }
     }
 
     /// Reads a request shape and refuses parameters that no member took, as EC2 does.
     pub fn read_strict<T: Structure>(&self) -> Result<T, DecodeError> {
         let request = T::read_members(self.root())?;
-        match self.entries.iter().find(|entry| !entry.taken.load(Ordering::Relaxed) && !is_envelope(&entry.name)) {
+        let Source::Form(entries) = &self.0 else { return Ok(request) };
+        match entries.iter().find(|entry| !entry.taken.load(Ordering::Relaxed) && !is_envelope(&entry.name)) {
             Some(entry) => Err(DecodeError::Unknown { name: entry.name.clone() }),
             None => Ok(request),
         }
     }
 
-    /// Reads a request shape and ignores other parameters, as IAM and STS do.
+    /// Reads a request shape and ignores other parameters, as IAM, STS and the services that speak JSON do.
     pub fn read_lenient<T: Structure>(&self) -> Result<T, DecodeError> {
         T::read_members(self.root())
     }
 
     fn root(&self) -> Node<'_> {
-        Node { entry: None, below: &self.entries, prefix: 0 }
+        match &self.0 {
+            Source::Form(entries) => Node(Place::Form(FormNode::root(entries))),
+            Source::Object { members, .. } => Node(Place::Json { name: "", value: Some(&members.0) }),
+        }
     }
 }
 
@@ -166,16 +214,93 @@ fn unescape(text: &[u8]) -> Result<String, DecodeError> {
     String::from_utf8(out).map_err(|_| malformed("text is not UTF-8"))
 }
 
-/// One place in the parameters: the entry with that very name, if any, and all entries whose names continue it.
+/// One place in the parameters.
 #[derive(Debug, Clone, Copy)]
-pub struct Node<'a> {
+pub struct Node<'a>(Place<'a>);
+
+#[derive(Debug, Clone, Copy)]
+enum Place<'a> {
+    Form(FormNode<'a>),
+    Json { name: &'a str, value: Option<&'a Json> },
+}
+
+impl<'a> Node<'a> {
+    fn member(self, name: &'a str) -> Self {
+        match self.0 {
+            Place::Form(node) => Self(Place::Form(node.member(name))),
+            Place::Json { value, .. } => {
+                // Absent and null are the same.
+                let value = value.and_then(|value| value.get(name)).filter(|value| !value.is_null());
+                Self(Place::Json { name, value })
+            }
+        }
+    }
+
+    /// A member that may be absent.
+    pub fn optional<T: Value>(self, name: &'a str) -> Result<Option<T>, DecodeError> {
+        T::read(self.member(name))
+    }
+
+    /// A member of a request that must be there.
+    pub fn required<T: Value>(self, name: &'a str) -> Result<T, DecodeError> {
+        self.optional(name)?.ok_or_else(|| DecodeError::Missing { name: name.to_owned() })
+    }
+
+    /// A list whose elements are `name.N`.
+    pub fn list<T: Value>(self, name: &'a str) -> Result<Vec<T>, DecodeError> {
+        self.member(name).elements()
+    }
+
+    /// As [`Node::list`], where an empty list counts as missing.
+    pub fn required_list<T: Value>(self, name: &'a str) -> Result<Vec<T>, DecodeError> {
+        not_empty(self.list(name)?, name)
+    }
+
+    /// A list whose elements are `name.member.N`; `name` alone without a value is an empty list.
+    pub fn wrapped_list<T: Value>(self, name: &'a str, member: &'a str) -> Result<Vec<T>, DecodeError> {
+        self.member(name).member(member).elements()
+    }
+
+    /// As [`Node::wrapped_list`], where an empty list counts as missing.
+    pub fn required_wrapped_list<T: Value>(self, name: &'a str, member: &'a str) -> Result<Vec<T>, DecodeError> {
+        not_empty(self.wrapped_list(name, member)?, name)
+    }
+
+    fn elements<T: Value>(self) -> Result<Vec<T>, DecodeError> {
+        match self.0 {
+            Place::Form(node) => node.elements(),
+            Place::Json { value: None, .. } => Ok(Vec::new()),
+            Place::Json { name, value: Some(Json::Array(values)) } => {
+                let element = |value| {
+                    let read = T::read(Self(Place::Json { name, value: Some(value) }))?;
+                    read.ok_or_else(|| mismatch(name, "no null"))
+                };
+                values.iter().map(element).collect()
+            }
+            Place::Json { name, .. } => Err(mismatch(name, "a list")),
+        }
+    }
+}
+
+/// The error for JSON of another type. The value may be a secret.
+fn mismatch(name: &str, expected: &'static str) -> DecodeError {
+    DecodeError::Invalid { name: name.to_owned(), value: String::new(), expected }
+}
+
+/// One place in a form: the entry with that very name, if any, and all entries whose names continue it.
+#[derive(Debug, Clone, Copy)]
+struct FormNode<'a> {
     entry: Option<&'a Entry>,
     below: &'a [Entry],
     /// Bytes of every name in `below` that lead here, the last dot included.
     prefix: usize,
 }
 
-impl<'a> Node<'a> {
+impl<'a> FormNode<'a> {
+    fn root(entries: &'a [Entry]) -> Self {
+        Self { entry: None, below: entries, prefix: 0 }
+    }
+
     fn member(self, name: &str) -> Self {
         let name = name.as_bytes();
         let tail = &self.below[self.below.partition_point(|entry| entry.rest(self.prefix) < name)..];
@@ -183,37 +308,6 @@ impl<'a> Node<'a> {
         let from = tail.partition_point(|entry| sorts_before(entry.rest(self.prefix), name, b'.'));
         let to = tail.partition_point(|entry| sorts_before(entry.rest(self.prefix), name, b'.' + 1));
         Self { entry, below: &tail[from..to], prefix: self.prefix + name.len() + 1 }
-    }
-
-    /// A member that may be absent.
-    pub fn optional<T: Value>(self, name: &str) -> Result<Option<T>, DecodeError> {
-        T::read(self.member(name))
-    }
-
-    /// A member of a request that must be there.
-    pub fn required<T: Value>(self, name: &str) -> Result<T, DecodeError> {
-        self.optional(name)?.ok_or_else(|| DecodeError::Missing { name: name.to_owned() })
-    }
-
-    /// A list whose elements are `name.N`.
-    pub fn list<T: Value>(self, name: &str) -> Result<Vec<T>, DecodeError> {
-        self.member(name).elements()
-    }
-
-    /// As [`Node::list`], where an empty list counts as missing.
-    pub fn required_list<T: Value>(self, name: &str) -> Result<Vec<T>, DecodeError> {
-        not_empty(self.list(name)?, name)
-    }
-
-    /// A list whose elements are `name.member.N`; `name` alone without a value is an empty list.
-    pub fn wrapped_list<T: Value>(self, name: &str, member: &str) -> Result<Vec<T>, DecodeError> {
-        let node = self.member(name);
-        node.member(member).elements()
-    }
-
-    /// As [`Node::wrapped_list`], where an empty list counts as missing.
-    pub fn required_wrapped_list<T: Value>(self, name: &str, member: &str) -> Result<Vec<T>, DecodeError> {
-        not_empty(self.wrapped_list(name, member)?, name)
     }
 
     fn elements<T: Value>(self) -> Result<Vec<T>, DecodeError> {
@@ -241,7 +335,7 @@ impl<'a> Node<'a> {
         }
         let mut elements = Vec::with_capacity(indices.len());
         for (_, segment) in indices {
-            elements.extend(T::read(self.member(segment))?);
+            elements.extend(T::read(Node(Place::Form(self.member(segment))))?);
         }
         Ok(elements)
     }
@@ -272,34 +366,70 @@ pub trait Structure: Sized {
 
 impl<T: Structure> Value for T {
     fn read(node: Node<'_>) -> Result<Option<Self>, DecodeError> {
-        if node.below.is_empty() { Ok(None) } else { T::read_members(node).map(Some) }
+        match node.0 {
+            Place::Form(FormNode { below: [], .. }) | Place::Json { value: None, .. } => Ok(None),
+            Place::Form(_) | Place::Json { value: Some(Json::Object(_)), .. } => T::read_members(node).map(Some),
+            Place::Json { name, .. } => Err(mismatch(name, "a structure")),
+        }
+    }
+}
+
+/// Only JSON has maps; the generator lets none into a form.
+impl<T: Value> Value for BTreeMap<String, T> {
+    fn read(node: Node<'_>) -> Result<Option<Self>, DecodeError> {
+        match node.0 {
+            Place::Form(_) | Place::Json { value: None, .. } => Ok(None),
+            Place::Json { name, value: Some(Json::Object(entries)) } => {
+                let entry = |(key, value): (&String, &_)| {
+                    let read = T::read(Node(Place::Json { name, value: Some(value) }))?;
+                    Ok((key.clone(), read.ok_or_else(|| mismatch(name, "no null"))?))
+                };
+                entries.iter().map(entry).collect::<Result<_, _>>().map(Some)
+            }
+            Place::Json { name, .. } => Err(mismatch(name, "a map")),
+        }
     }
 }
 
 macro_rules! scalar {
-    ($($type:ty, $entry:ident => $read:expr;)*) => {$(
+    ($($type:ty: $expected:literal, |$entry:ident| $form:expr, |$json:ident| $read:expr;)*) => {$(
         impl Value for $type {
             fn read(node: Node<'_>) -> Result<Option<Self>, DecodeError> {
-                let Some($entry) = node.entry else { return Ok(None) };
-                $read.map(Some)
+                match node.0 {
+                    Place::Form(FormNode { entry: None, .. })
+                    | Place::Json { value: None | Some(Json::Null), .. } => Ok(None),
+                    Place::Form(FormNode { entry: Some($entry), .. }) => $form.map(Some),
+                    Place::Json { name, value: Some($json) } => match $read {
+                        Some(value) => Ok(Some(value)),
+                        None => Err(mismatch(name, $expected)),
+                    },
+                }
             }
         }
     )*};
 }
 
 scalar! {
-    String, entry => Ok(entry.take().to_owned());
-    bool, entry => match entry.take() {
+    String: "text", |entry| Ok(entry.take().to_owned()), |json| json.as_str().map(str::to_owned);
+    bool: "true or false", |entry| match entry.take() {
         text if text.eq_ignore_ascii_case("true") => Ok(true),
         text if text.eq_ignore_ascii_case("false") => Ok(false),
         _ => Err(entry.invalid("true or false")),
-    };
-    i32, entry => entry.take().parse().map_err(|_| entry.invalid("an integer"));
-    i64, entry => entry.take().parse().map_err(|_| entry.invalid("an integer"));
-    f64, entry => match entry.take().parse::<f64>() {
+    }, |json| json.as_bool();
+    i32: "an integer", |entry| entry.take().parse().map_err(|_| entry.invalid("an integer")),
+        |json| json.as_i64().and_then(|number| number.try_into().ok());
+    i64: "an integer", |entry| entry.take().parse().map_err(|_| entry.invalid("an integer")), |json| json.as_i64();
+    f64: "a number", |entry| match entry.take().parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
         _ => Err(entry.invalid("a number")),
-    };
-    Timestamp, entry => Timestamp::parse_rfc3339(entry.take()).ok_or_else(|| entry.invalid("a time as in 2026-11-24T05:00:00Z"));
-    Vec<u8>, entry => BASE64.decode(entry.take()).map_err(|_| entry.invalid_secret("base64"));
+    }, |json| json.as_f64();
+    Timestamp: "a time in seconds",
+        |entry| Timestamp::parse_rfc3339(entry.take()).ok_or_else(|| entry.invalid("a time as in 2026-11-24T05:00:00Z")),
+        |json| match json.as_i64() {
+            Some(secs) => Some(Timestamp::from_secs(secs)),
+            // Times lie within 2^53 milliseconds, which are exact; the cast saturates beyond.
+            None => json.as_f64().map(|secs| Timestamp::from_millis((secs * 1000.0).round() as i64)),
+        };
+    Vec<u8>: "base64", |entry| BASE64.decode(entry.take()).map_err(|_| entry.invalid_secret("base64")),
+        |json| json.as_str().and_then(|text| BASE64.decode(text).ok());
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use terroir_action::{Caller, CallerKind, Target};
+use terroir_action::{Caller, CallerKind, Grantee, ResourcePolicy, Target};
 use terroir_resources::Tags;
 use terroir_store::Txn;
 use terroir_types::{AccountId, Arn, Error, ErrorClass};
@@ -241,6 +241,61 @@ impl Iam {
     }
 }
 
+/// Whether the policy of a resource by itself lets the caller do something there, or lets its account decide; conditions
+/// that need more than the caller and the resource do not hold. A key's policy is asked this before it is taken.
+///
+/// Errors: `Internal` for a policy that was never checked.
+pub fn policy_admits(
+    txn: &Txn,
+    caller: &Caller,
+    policy: &ResourcePolicy,
+    permission: &str,
+    resource: &Arn,
+    facts: &RequestFacts,
+) -> Result<bool, Error> {
+    let document = Document::parse(&policy.text, DocumentKind::Resource).map_err(Error::internal)?;
+    let standing = standing(txn, caller)?;
+    let mut keys = request_keys::of_caller(caller, &standing.principal_arn, &standing.tags, facts);
+    request_keys::add_target(&mut keys, &Target::on(permission, resource.clone()));
+    let question = Question { action: permission, resource: resource.as_str(), keys: &keys };
+    let opinion = decide_resource(&document, &policy.principals, principal(caller, &standing), question);
+    Ok(matches!(opinion, Opinion::Allows(reach) if reach > Reach::Nobody))
+}
+
+/// Names by which a list of grants may mean a caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CallerName {
+    pub arn: String,
+    /// Of the user or role that has the ARN now; somebody else may have had it before.
+    pub id: Option<String>,
+    /// None: the name is the account's, which must itself allow the caller.
+    pub means: Option<Grantee>,
+}
+
+/// All names of a caller, nearest first.
+///
+/// Errors: those of the store.
+pub fn caller_names(txn: &Txn, caller: &Caller) -> Result<Vec<CallerName>, Error> {
+    let standing = standing(txn, caller)?;
+    let name =
+        |arn: &str, id: Option<&str>, means| CallerName { arn: arn.to_owned(), id: id.map(str::to_owned), means };
+    let of_account = |account| name(Arn::iam(account, "root").as_str(), None, None);
+    let itself = Some(Grantee::Caller);
+    Ok(match principal(caller, &standing) {
+        Principal::Root(account) => vec![name(Arn::iam(account, "root").as_str(), None, itself)],
+        Principal::User { account, arn, id } => vec![name(arn, Some(id), itself), of_account(account)],
+        Principal::Role { account, arn, id, session } => {
+            vec![name(session, Some(id), itself), name(arn, Some(id), Some(Grantee::Role)), of_account(account)]
+        }
+        Principal::Federated { account, arn, user } => {
+            let behind = user.map(|(arn, id)| name(arn, Some(id), Some(Grantee::Role)));
+            [Some(name(arn, None, itself)), behind, Some(of_account(account))].into_iter().flatten().collect()
+        }
+        Principal::Service(service) => vec![name(service, None, itself)],
+        Principal::Web(_) | Principal::Anonymous => vec![],
+    })
+}
+
 /// The policies that a session was given; none: it has no limits of its own.
 fn session_texts(caller: &Caller) -> Option<&[String]> {
     match &caller.kind {
@@ -386,6 +441,11 @@ fn decide_target(
         policy_decides: target.policy_decides || is_about_trust(target),
         policy_only_denies: target.policy_only_denies,
         granted: target.granted,
+        grantee: match target.grantee {
+            None => Reach::Nobody,
+            Some(Grantee::Role) => Reach::Role,
+            Some(Grantee::Caller) => Reach::Caller,
+        },
     };
     let policies = Policies {
         identity: applicable.identity.as_deref(),
@@ -471,7 +531,8 @@ impl Iam {
             }
             Reason::Missing(layer) => format!("because no {} allows the {action} action", noun(layer).1),
         };
-        let resource = target.resource.as_ref().map(|arn| format!(" on resource: {arn}")).unwrap_or_default();
+        let shown = target.shown.as_ref().or(target.resource.as_ref());
+        let resource = shown.map(|arn| format!(" on resource: {arn}")).unwrap_or_default();
         let mut message = format!("User: {} is not authorized to perform: {action}{resource} {because}", caller.arn);
         if action.starts_with("ec2:") {
             let explicit = matches!(reason, Reason::Explicit(_));

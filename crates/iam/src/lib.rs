@@ -24,7 +24,7 @@ pub mod sigv4;
 mod totp;
 mod web_token;
 
-pub use authorize::Ruling;
+pub use authorize::{CallerName, Ruling, caller_names, policy_admits};
 pub use aws::register;
 pub use builtin::BuiltinPolicy;
 pub use cache::RecentMap;

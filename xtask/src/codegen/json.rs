@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 pub fn service(service: &Service, selection: &Selection, botocore: &str) -> String {
     let mut out = header(botocore);
-    let name = service.name;
+    let name = &service.module;
     let _ = writeln!(
         out,
         "use crate::differential::{{Case, json_structures}};\nuse crate::{name}::*;\n\npub const CASES: &[Case] = &["

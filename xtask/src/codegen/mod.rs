@@ -18,18 +18,34 @@ use std::process::{Command, Stdio};
 
 pub type Result<T> = std::result::Result<T, String>;
 
-/// The services, with the API version to read; the name is botocore's, the module's and the signing name.
-const SERVICES: [Service; 3] = [
-    Service { name: "ec2", variant: "Ec2", version: "2016-11-15" },
-    Service { name: "iam", variant: "Iam", version: "2010-05-08" },
-    Service { name: "sts", variant: "Sts", version: "2011-06-15" },
-];
-
+/// A service of which some actions are listed.
 pub struct Service {
-    pub name: &'static str,
+    /// As botocore calls it.
+    pub name: String,
+    /// Of the module in aws-model.
+    pub module: String,
     /// Of the enum `Service` in aws-model.
-    pub variant: &'static str,
-    pub version: &'static str,
+    pub variant: String,
+}
+
+impl Service {
+    /// `service-quotas` gives the module `service_quotas` and the variant `ServiceQuotas`.
+    fn new(name: &str) -> Self {
+        let variant = name.split('-').map(names::capitalised).collect();
+        Self { name: name.to_owned(), module: name.replace('-', "_"), variant }
+    }
+}
+
+/// Every service that has a list of actions, in order of their names.
+fn services(lists: &Path) -> Result<Vec<Service>> {
+    let explain = |error: std::io::Error| format!("{}: {error}", lists.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(lists).map_err(explain)? {
+        let name = entry.map_err(explain)?.file_name().to_string_lossy().into_owned();
+        names.extend(name.strip_suffix(".txt").map(str::to_owned));
+    }
+    names.sort();
+    Ok(names.iter().map(|name| Service::new(name)).collect())
 }
 
 pub fn run(args: &[String]) -> Result<()> {
@@ -45,26 +61,30 @@ pub fn run(args: &[String]) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("xtask has no parent directory")?;
     let botocore = Botocore::open(root, directory)?;
     let crate_dir = root.join("crates/aws-model");
-    let mut stale = Vec::new();
-    for service in &SERVICES {
+    let mut selections = Vec::new();
+    for service in services(&crate_dir.join("actions"))? {
         let actions = read_actions(&crate_dir.join(format!("actions/{}.txt", service.name)))?;
-        let selection = Selection::new(&botocore.model(service)?, &actions)
+        let selection = Selection::new(&botocore.model(&service)?, &actions)
             .map_err(|error| format!("{}: {error}", service.name))?;
-        let files = [
-            (format!("{}.rs", service.name), emit::service(service, &selection, &botocore.version)),
-            (format!("{}_json.rs", service.name), json::service(service, &selection, &botocore.version)),
-        ];
-        for (name, code) in files {
-            let path = crate_dir.join("src/generated").join(name);
-            let code = rustfmt(root, &code)?;
-            if fs::read_to_string(&path).is_ok_and(|old| old == code) {
-                continue;
-            }
-            if !check {
-                fs::write(&path, code).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-            stale.push(path.strip_prefix(root).unwrap_or(&path).display().to_string());
+        selections.push((service, selection));
+    }
+    let mut files = vec![("mod.rs".to_owned(), emit::services(&selections, &botocore.version))];
+    for (service, selection) in &selections {
+        let module = &service.module;
+        files.push((format!("{module}.rs"), emit::service(service, selection, &botocore.version)));
+        files.push((format!("{module}_json.rs"), json::service(service, selection, &botocore.version)));
+    }
+    let mut stale = Vec::new();
+    for (name, code) in files {
+        let path = crate_dir.join("src/generated").join(name);
+        let code = rustfmt(root, &code)?;
+        if fs::read_to_string(&path).is_ok_and(|old| old == code) {
+            continue;
         }
+        if !check {
+            fs::write(&path, code).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        stale.push(path.strip_prefix(root).unwrap_or(&path).display().to_string());
     }
     match (check, stale.is_empty()) {
         (true, false) => Err(format!("not up to date, run `cargo xtask codegen`: {}", stale.join(", "))),

@@ -17,7 +17,27 @@ pub struct Model {
 pub struct Metadata {
     pub api_version: String,
     pub protocol: String,
+    #[serde(default)]
     pub xml_namespace: String,
+    #[serde(default)]
+    pub json_version: String,
+    #[serde(default)]
+    pub target_prefix: String,
+    #[serde(default)]
+    signing_name: Option<String>,
+    #[serde(default)]
+    endpoint_prefix: String,
+}
+
+impl Metadata {
+    /// The service's name in a SigV4 credential scope.
+    pub fn signing_name(&self) -> &str {
+        self.signing_name.as_deref().unwrap_or(&self.endpoint_prefix)
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.protocol == "json"
+    }
 }
 
 #[derive(Deserialize)]
@@ -106,7 +126,7 @@ pub enum Kind {
         item_in_request: Option<String>,
         item_in_response: String,
     },
-    /// From text to a Rust scalar type; in responses only.
+    /// From text to a Rust scalar type; in requests only of JSON protocols.
     Map(&'static str),
 }
 
@@ -116,7 +136,7 @@ const ALSO_SECRET: [&str; 2] = ["KeyMaterial", "SessionToken"];
 impl Selection {
     pub fn new(model: &Model, actions: &[String]) -> Result<Self> {
         let metadata = model.metadata.clone();
-        if metadata.protocol != "ec2" && metadata.protocol != "query" {
+        if !["ec2", "query", "json"].contains(&metadata.protocol.as_str()) {
             return Err(format!("protocol {} is not generated", metadata.protocol));
         }
         let mut selection = Self { metadata, operations: vec![], unimplemented: vec![], structures: BTreeMap::new() };
@@ -175,8 +195,8 @@ impl Selection {
         for (member, target) in &definition.members {
             let below = |error| format!("{shape}.{member}: {error}");
             let made = self.member(model, member, target).map_err(below)?;
-            if matches!(made.kind, Kind::Map(_)) && matches!(way, Direction::Request) {
-                return Err(below("a map in a request is not generated".to_owned()));
+            if matches!(made.kind, Kind::Map(_)) && matches!(way, Direction::Request) && !self.metadata.is_json() {
+                return Err(below("a map in the form of a request is not generated".to_owned()));
             }
             members.push(made);
             for nested in structures_in(model, target) {
@@ -205,8 +225,8 @@ impl Selection {
         let (kind, scalar) = match shape.kind.as_str() {
             "structure" => (Kind::Structure(names::type_name(&target.shape)), None),
             "list" => self.list(model, target, shape)?,
-            "map" => (map(model, target, shape)?, None),
-            _ => (Kind::Scalar(scalar(shape, target)?), Some(shape)),
+            "map" => (self.map(model, target, shape)?, None),
+            _ => (Kind::Scalar(self.scalar(shape, target)?), Some(shape)),
         };
         let location = target.location_name.as_ref().or(shape.location_name.as_ref());
         let name_in_request = match (&target.query_name, location) {
@@ -233,7 +253,7 @@ impl Selection {
         let (rust, scalar) = match element.kind.as_str() {
             "structure" => (names::type_name(&member.shape), None),
             "list" => return Err("a list of lists is not generated".to_owned()),
-            _ => (scalar(element, member)?.to_owned(), Some(element)),
+            _ => (self.scalar(element, member)?.to_owned(), Some(element)),
         };
         if list.flattened || target.flattened {
             return Err("flattened lists are not generated".to_owned());
@@ -241,8 +261,34 @@ impl Selection {
         let location = member.location_name.as_ref().or(element.location_name.as_ref()).cloned();
         let default = if self.is_ec2() { "item" } else { "member" };
         let item = location.unwrap_or_else(|| default.to_owned());
-        let item_in_request = if self.is_ec2() { None } else { Some(item.clone()) };
+        let item_in_request = if self.metadata.protocol == "query" { Some(item.clone()) } else { None };
         Ok((Kind::List { element: rust, item_in_request, item_in_response: item }, scalar))
+    }
+
+    fn map(&self, model: &Model, target: &Target, map: &Shape) -> Result<Kind> {
+        let (key, value) = map.key.as_ref().zip(map.value.as_ref()).ok_or("a map without key or value")?;
+        let renamed = key.location_name.is_some() || value.location_name.is_some();
+        if resolve(model, key)?.kind != "string" || renamed || map.flattened || target.flattened {
+            return Err("such a map is not generated".to_owned());
+        }
+        Ok(Kind::Map(self.scalar(resolve(model, value)?, value)?))
+    }
+
+    fn scalar(&self, shape: &Shape, target: &Target) -> Result<&'static str> {
+        let format = target.timestamp_format.as_ref().or(shape.timestamp_format.as_ref());
+        let usual = if self.metadata.is_json() { "unixTimestamp" } else { "iso8601" };
+        match (shape.kind.as_str(), format) {
+            ("string", _) => Ok("String"),
+            ("boolean", _) => Ok("bool"),
+            ("integer", _) => Ok("i32"),
+            ("long", _) => Ok("i64"),
+            ("float" | "double", _) => Ok("f64"),
+            ("timestamp", None) => Ok("Timestamp"),
+            ("timestamp", Some(format)) if format == usual => Ok("Timestamp"),
+            ("timestamp", Some(other)) => Err(format!("times as {other} are not generated")),
+            ("blob", _) => Ok("Vec<u8>"),
+            (other, _) => Err(format!("{other} is not generated")),
+        }
     }
 
     pub fn is_ec2(&self) -> bool {
@@ -286,30 +332,6 @@ fn structures_in(model: &Model, target: &Target) -> Vec<String> {
     }
 }
 
-fn map(model: &Model, target: &Target, map: &Shape) -> Result<Kind> {
-    let (key, value) = map.key.as_ref().zip(map.value.as_ref()).ok_or("a map without key or value")?;
-    let renamed = key.location_name.is_some() || value.location_name.is_some();
-    if resolve(model, key)?.kind != "string" || renamed || map.flattened || target.flattened {
-        return Err("such a map is not generated".to_owned());
-    }
-    Ok(Kind::Map(scalar(resolve(model, value)?, value)?))
-}
-
-fn scalar(shape: &Shape, target: &Target) -> Result<&'static str> {
-    let format = target.timestamp_format.as_ref().or(shape.timestamp_format.as_ref());
-    match (shape.kind.as_str(), format.map(String::as_str)) {
-        ("string", _) => Ok("String"),
-        ("boolean", _) => Ok("bool"),
-        ("integer", _) => Ok("i32"),
-        ("long", _) => Ok("i64"),
-        ("float" | "double", _) => Ok("f64"),
-        ("timestamp", None | Some("iso8601")) => Ok("Timestamp"),
-        ("timestamp", Some(other)) => Err(format!("times as {other} are not generated")),
-        ("blob", _) => Ok("Vec<u8>"),
-        (other, _) => Err(format!("{other} is not generated")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -341,6 +363,7 @@ mod tests {
         });
         for (protocol, expected) in [
             ("ec2", [("Ids", "Id", "idSet", false, false), ("Name", "Name", "name", true, true)]),
+            ("json", [("Ids", "idSet", "idSet", false, false), ("Name", "name", "name", true, true)]),
             ("query", [("Ids", "idSet", "idSet", false, false), ("Name", "name", "name", true, true)]),
         ] {
             let selection = select(protocol, members.clone()).unwrap();
@@ -358,7 +381,7 @@ mod tests {
     fn what_is_not_generated_is_refused() {
         for (member, expected) in [
             (json!({"shape": "Self"}), "Do: Self contains itself, which is not generated"),
-            (json!({"shape": "Map"}), "Do: DoRequest.X: a map in a request is not generated"),
+            (json!({"shape": "Map"}), "Do: DoRequest.X: a map in the form of a request is not generated"),
             (json!({"shape": "Lists"}), "Do: DoRequest.X: a list of lists is not generated"),
             (json!({"shape": "Texts", "flattened": true}), "Do: DoRequest.X: flattened lists are not generated"),
             (json!({"shape": "Gone"}), "Do: DoRequest.X: Gone is not in the model"),
@@ -366,6 +389,7 @@ mod tests {
             let refused = select("query", json!({"X": member})).err();
             assert_eq!(refused.as_deref(), Some(expected));
         }
-        assert_eq!(select("json", json!({})).err().as_deref(), Some("protocol json is not generated"));
+        assert!(select("json", json!({"X": {"shape": "Map"}})).is_ok());
+        assert_eq!(select("rest-xml", json!({})).err().as_deref(), Some("protocol rest-xml is not generated"));
     }
 }

@@ -46,8 +46,15 @@ impl Botocore {
         Ok(Self { directory, version, python })
     }
 
+    /// The newest model of a service.
     pub fn model(&self, service: &Service) -> Result<Model> {
-        let plain = self.directory.join("data").join(service.name).join(service.version).join("service-2.json");
+        let versions = self.directory.join("data").join(&service.name);
+        let read = || -> std::io::Result<Vec<String>> {
+            let folders = fs::read_dir(&versions)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+            folders.collect()
+        };
+        let newest = read().map_err(|error| format!("{}: {error}", versions.display()))?.into_iter().max();
+        let plain = versions.join(newest.unwrap_or_default()).join("service-2.json");
         let text = if plain.is_file() {
             fs::read(&plain).map_err(|error| format!("{}: {error}", plain.display()))?
         } else {

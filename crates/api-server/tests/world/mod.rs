@@ -9,7 +9,7 @@ use std::sync::Arc;
 use terroir_action::{Access, Action, Context, Region, Registry, Request as Ask, Response as Reply, Target, Zone};
 use terroir_api_server::in_process::{Answer, Client, form};
 use terroir_api_server::{ApiServer, Limits, OperatorStatus, Parts, S3Front};
-use terroir_aws_model::{Service, ec2};
+use terroir_aws_model::{Empty, Service, ec2, kms};
 use terroir_iam::ops::{self, About, Holder, KeyOwner};
 use terroir_store::{Key, Store, record};
 use terroir_types::{
@@ -43,6 +43,8 @@ impl World {
         registry.add::<DescribeVpcs>();
         registry.add::<RunInstances>();
         registry.add::<CreateVolume>();
+        registry.add::<ListKeys>();
+        registry.add::<EnableKey>();
         let region = Region {
             name: "terroir-1".into(),
             zones: vec![Zone { name: "terroir-1a".into(), id: "t1-az1".into() }],
@@ -249,6 +251,37 @@ impl Action for RunInstances {
             requester_id: Some(instance.to_owned()),
             ..Default::default()
         })
+    }
+}
+
+/// Speak JSON.
+struct ListKeys;
+
+impl Action for ListKeys {
+    type Op = kms::ops::ListKeys;
+    const ACCESS: Access = Access::Read;
+
+    fn targets(_cx: &Context<'_>, _request: &Ask<Self>) -> Result<Vec<Target>, Error> {
+        Ok(vec![Target::any("kms:ListKeys")])
+    }
+
+    fn run(_cx: &mut Context<'_>, _request: Ask<Self>) -> Result<Reply<Self>, Error> {
+        Ok(kms::ListKeysResponse { truncated: Some(false), ..Default::default() })
+    }
+}
+
+struct EnableKey;
+
+impl Action for EnableKey {
+    type Op = kms::ops::EnableKey;
+    const ACCESS: Access = Access::Write;
+
+    fn targets(_cx: &Context<'_>, _request: &Ask<Self>) -> Result<Vec<Target>, Error> {
+        Ok(vec![Target::any("kms:EnableKey")])
+    }
+
+    fn run(_cx: &mut Context<'_>, _request: Ask<Self>) -> Result<Reply<Self>, Error> {
+        Ok(Empty)
     }
 }
 

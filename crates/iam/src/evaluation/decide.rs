@@ -89,9 +89,10 @@ pub enum Principal<'a> {
 }
 
 /// How near to a principal the policy of a resource names it, least first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// Not at all.
+    #[default]
     Nobody,
     /// Its account is named: the account's own policies must allow it as well.
     Account,
@@ -212,6 +213,8 @@ pub struct Place {
     pub policy_only_denies: bool,
     /// A list of grants names the caller's account, or everyone.
     pub granted: bool,
+    /// A list of grants names the caller, as near as this.
+    pub grantee: Reach,
 }
 
 /// A sort of policies.
@@ -252,6 +255,7 @@ pub fn judge(
         Opinion::Allows(reach) => reach,
     };
     let reach = if place.granted { reach.max(Reach::Account) } else { reach };
+    let reach = reach.max(place.grantee);
     let layers = [(Layer::Identity, identity), (Layer::Boundary, boundary), (Layer::Session, session)];
     if let Some((layer, _)) = layers.iter().find(|(_, decision)| *decision == Decision::ExplicitDeny) {
         return Err(Reason::Explicit(*layer));

@@ -179,7 +179,7 @@ fn statement(json: &Json, kind: DocumentKind, variables: bool, sids: &mut Vec<St
     let (mut conditions, mut action_texts) = (Vec::new(), Vec::new());
     for (name, value) in members {
         match name.as_str() {
-            "Sid" => sid(value, sids)?,
+            "Sid" => sid(value, kind, sids)?,
             "Effect" => {
                 effect = Some(match value {
                     Json::Text(text) if text == "Allow" => Effect::Allow,
@@ -238,9 +238,10 @@ fn set<T>(place: &mut Option<T>, value: T) -> Result<(), Malformed> {
     }
 }
 
-fn sid(value: &Json, sids: &mut Vec<String>) -> Result<(), Malformed> {
+fn sid(value: &Json, kind: DocumentKind, sids: &mut Vec<String>) -> Result<(), Malformed> {
     let Json::Text(sid) = value else { return malformed("Syntax errors in policy.") };
-    if !sid.bytes().all(|b| b.is_ascii_alphanumeric()) {
+    // Those of resources are sentences in AWS's own examples and default policies.
+    if kind != DocumentKind::Resource && !sid.bytes().all(|b| b.is_ascii_alphanumeric()) {
         return malformed(
             "Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular expression [0-9A-Za-z]*",
         );

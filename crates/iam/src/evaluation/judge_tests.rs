@@ -123,8 +123,13 @@ fn documented_cases() {
     let explicit = |layer| Err(Reason::Explicit(layer));
     let missing = |layer| Err(Reason::Missing(layer));
     use Layer::{Boundary, Identity, Resource, Session};
-    const OTHER: Place =
-        Place { same_account: false, policy_decides: false, policy_only_denies: false, granted: false };
+    const OTHER: Place = Place {
+        same_account: false,
+        policy_decides: false,
+        policy_only_denies: false,
+        granted: false,
+        grantee: Reach::Nobody,
+    };
     const OWN: Place = Place { same_account: true, ..OTHER };
     const DECIDES: Place = Place { policy_decides: true, ..OWN };
     type Row = (&'static str, Who, [&'static str; 3], Option<Value>, Place, Result<(), Reason>);
@@ -234,6 +239,24 @@ fn lists_and_policies_that_only_deny() {
             "0",
             None,
             Place { granted: true, ..own },
+            missing(Identity),
+        ),
+        ("named by a grant, its own policies silent", user, "0", None, Place { grantee: Reach::Caller, ..own }, Ok(())),
+        (
+            "named by a grant where the policy decides",
+            user,
+            "0",
+            None,
+            Place { grantee: Reach::Caller, policy_decides: true, ..own },
+            Ok(()),
+        ),
+        ("named by a grant, but denied", user, "0", deny(USER), Place { grantee: Reach::Caller, ..own }, explicit),
+        (
+            "another account's grant needs the caller's own policies too",
+            user,
+            "0",
+            None,
+            Place { grantee: Reach::Caller, ..Place::default() },
             missing(Identity),
         ),
         ("only denies: allowed there", user, "A", aws(USER), only_denies, missing(Resource)),
@@ -391,6 +414,7 @@ proptest! {
         resource in prop::option::weighted(0.8, resource_document()),
         (same_account, decides) in (any::<bool>(), prop::bool::weighted(0.2)),
         (only_denies, granted) in (prop::bool::weighted(0.2), prop::bool::weighted(0.2)),
+        grantee in select(&[Reach::Nobody, Reach::Nobody, Reach::Nobody, Reach::Role, Reach::Caller][..]),
         action in select(&["ec2:RunInstances", "s3:GetObject", "iam:GetUser"][..]),
         arn in select(&["*", "arn:aws:s3:::b/ann", "arn:aws:s3:::c/x", "arn:aws:ec2:r:1:instance/i-1"][..]),
         plain in request_keys(),
@@ -405,7 +429,7 @@ proptest! {
             keys.set(name, values.iter().cloned());
         }
         let question = Question { action, resource: arn, keys: &keys };
-        let place = Place { same_account, policy_decides: decides, policy_only_denies: only_denies, granted };
+        let place = Place { same_account, policy_decides: decides, policy_only_denies: only_denies, granted, grantee };
         let ours = Parsed::of(&all).judge(who, &BTreeMap::new(), place, question);
         let theirs = naive::may(who, &all, place, (action, arn, &plain));
         prop_assert_eq!(ours.is_ok(), theirs, "{:?}", ours);

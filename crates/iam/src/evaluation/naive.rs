@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use terroir_types::Timestamp;
 
-use super::{Decision, Place};
+use super::{Decision, Place, Reach};
 
 /// Who asks: `own` is the ARN or name that stands for it alone, `behind` the role of a session or the user who gave it.
 #[derive(Debug, Clone, Copy)]
@@ -70,6 +70,12 @@ pub(super) fn may(
     // A list of grants is like a statement that names the account, and lets in whoever did not sign.
     if place.granted {
         granted.push(if who.kind == "anonymous" { "itself" } else { "account" });
+    }
+    match place.grantee {
+        Reach::Nobody => {}
+        Reach::Account => granted.push("account"),
+        Reach::Role => granted.push("behind"),
+        Reach::Caller => granted.push("itself"),
     }
 
     // 2. Who has no account has nothing but the resource's policy.

@@ -36,7 +36,7 @@ pub use policy::{
     AttachablePolicy, Holder, attach_policy, create_policy, delete_inline_policy, delete_policy, detach_policy,
     document_hash, find_policy, policy_by_id, put_inline_policy, read_document, unknown_inline,
 };
-pub use resource::{PolicyScope, is_public, resource_policy};
+pub use resource::{PolicyScope, find_principal, is_public, key_policy, resource_policy};
 pub use role::{
     NewRole, add_role_to_profile, create_instance_profile, create_role, delete_instance_profile, delete_role,
     profile_for_ec2, profiles_of_role, remove_role_from_profile, role_of_profile, set_trust_policy, update_role,

@@ -46,6 +46,36 @@ pub fn resource_policy(txn: &Txn, text: &str, scope: PolicyScope<'_>) -> Result<
     Ok(ResourcePolicy { text: text.to_owned(), hash: document_hash(text), principals })
 }
 
+/// Checks the policy of a key, and notes the ids of whom it names. Its resource is the key, usually written `*`.
+///
+/// Errors: `MalformedPolicyDocumentException`, as KMS words it; `LimitExceededException` above `max_bytes`.
+pub fn key_policy(txn: &Txn, text: &str, max_bytes: usize) -> Result<ResourcePolicy, Error> {
+    let malformed = |message: &str| Error::invalid("MalformedPolicyDocumentException", message);
+    if text.len() > max_bytes {
+        let message = format!("The key policy has more than {max_bytes} bytes.");
+        return Err(Error::limit("LimitExceededException", message));
+    }
+    let document = Document::parse(text, DocumentKind::Resource).map_err(|Malformed(message)| malformed(&message))?;
+    let principals = named_principals(txn, &document)?
+        .map_err(|_| malformed("Policy contains a statement with one or more invalid principals."))?;
+    Ok(ResourcePolicy { text: text.to_owned(), hash: document_hash(text), principals })
+}
+
+/// The id of the user or role of this ARN, or of the role of a session's; an account's root has none. None: there is no
+/// such principal.
+pub fn find_principal(txn: &Txn, arn: &str) -> Result<Option<Option<String>>, Error> {
+    if let Ok(parsed) = Arn::parse(arn)
+        && (parsed.service(), parsed.resource()) == ("iam", "root")
+        && let Some(account) = parsed.account()
+    {
+        return Ok(super::account(txn, account)?.map(|_| None));
+    }
+    if is_federated_user(arn) {
+        return Ok(Some(None));
+    }
+    Ok(principal_id(txn, arn)?.map(Some))
+}
+
 /// Whether a resource's policy lets in everybody, as S3 defines "public".
 ///
 /// Errors: `Internal` for a policy that was never checked.
