@@ -27,6 +27,7 @@ use crate::{Threads, privileges, runtime};
 /// Names of files in a backup.
 const MASTER_KEY: &str = "metadata.key";
 const HOME: &str = "home";
+const OPERATOR_KEY: &str = "operator.key";
 const SETTINGS: &str = "terroir.toml";
 const AUDIT: &str = "audit";
 const USAGE: &str = "usage/";
@@ -151,6 +152,11 @@ async fn export(layout: &Layout, settings: &Settings, store: &Store, sink: Sink)
     let mut exporter = store.export(sink, &program).await.map_err(text)?;
     let master = fs::read(layout.metadata_key()).map_err(named(&layout.metadata_key()))?;
     exporter.file(MASTER_KEY, master).await.map_err(text)?;
+    match fs::read(layout.operator_key()) {
+        Ok(key) => exporter.file(OPERATOR_KEY, key).await.map_err(text)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(named(&layout.operator_key())(error)),
+    }
     exporter.file(HOME, state::home(layout)?).await.map_err(text)?;
     exporter.file(SETTINGS, toml::to_string(settings).map_err(text)?).await.map_err(text)?;
     // After the outbox: what left it meanwhile is here.
@@ -287,6 +293,7 @@ fn file(place: &Layout, logs: &mut Logs, item: &Item) -> Result<Vec<(&'static st
     match item.name.as_str() {
         MASTER_KEY => whole(&place.metadata_key()),
         HOME => whole(&place.home_file()),
+        OPERATOR_KEY => whole(&place.operator_key()),
         SETTINGS => {
             let settings = std::str::from_utf8(&item.data).map_err(text)?;
             let settings: Settings = toml::from_str(settings).map_err(|error| format!("settings: {error}"))?;
