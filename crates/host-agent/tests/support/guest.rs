@@ -160,6 +160,7 @@ pub fn instance(
             tags: BTreeMap::new(),
             options: MetadataOptions { enabled: true, tokens_required: false, hop_limit: 1, tags_enabled: false },
         },
+        demand: None,
     }
 }
 
