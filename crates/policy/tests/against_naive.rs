@@ -42,9 +42,9 @@ fn naive(policy: &Value, operator: &Operator, site: &Site, custody: KeyCustody) 
     }
     let certified = policy.get("certifications").and_then(Value::as_array).into_iter().flatten();
     passes(policy, "operators", &[Some(operator.id.clone()).filter(|id| !id.is_empty())])
-        && passes(policy, "countries", &[site.country.clone()])
-        && passes(policy, "seats", &[operator.seat.clone()])
-        && passes(policy, "parents", &[operator.parent_country.clone()])
+        && passes(policy, "countries", std::slice::from_ref(&site.country))
+        && passes(policy, "seats", std::slice::from_ref(&operator.seat))
+        && passes(policy, "parents", std::slice::from_ref(&operator.parent_country))
         && passes(policy, "jurisdictions", &reach)
         && certified.filter_map(Value::as_str).all(|wanted| operator.certifications.contains(wanted))
         && (policy.get("key_custody") != Some(&json!("customer")) || custody == KeyCustody::Customer)

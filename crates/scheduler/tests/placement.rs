@@ -211,7 +211,7 @@ proptest! {
             region(&random, count).into_iter().map(|host| (host.id, host)).collect();
         let mut cluster: Cluster = hosts.values().cloned().collect();
         let policy = Policy::parse(POLICIES[policy]).unwrap();
-        let custody = if random.next_u64() % 2 == 0 { KeyCustody::Operator } else { KeyCustody::Customer };
+        let custody = if random.next_u64().is_multiple_of(2) { KeyCustody::Operator } else { KeyCustody::Customer };
         let admission = cluster.admit(&policy, custody);
         // The index is kept through changes of every kind.
         for fresh in region(&random, changes) {
@@ -240,13 +240,13 @@ proptest! {
         let zones = ["east".to_owned()];
         let request = Request {
             needs: Room { vcpus: random.next_u64() % 16, memory_bytes: random.next_u64() % (64 * GIB), volume_bytes: 0 },
-            zone: (random.next_u64() % 3 == 0).then_some("s01"),
+            zone: (random.next_u64().is_multiple_of(3)).then_some("s01"),
             host: None,
             architecture: Some("x86_64"),
-            strategy: if random.next_u64() % 2 == 0 { Strategy::Spread } else { Strategy::Pack },
+            strategy: if random.next_u64().is_multiple_of(2) { Strategy::Spread } else { Strategy::Pack },
             avoid: Avoid {
                 hosts: &avoided,
-                fire_zones: if random.next_u64() % 3 == 0 { &zones } else { &[] },
+                fire_zones: if random.next_u64().is_multiple_of(3) { &zones } else { &[] },
                 ..Avoid::default()
             },
         };

@@ -235,7 +235,7 @@ async fn a_receipt_says_where_it_was_and_from_when_to_when() {
         .residences
         .iter()
         .map(|stay| {
-            let until = stay.until.map(|(at, event)| (at, event));
+            let until = stay.until;
             (stay.site.id.as_str(), stay.site.country.as_deref(), stay.from, until)
         })
         .collect();
