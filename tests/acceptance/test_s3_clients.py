@@ -5,10 +5,10 @@ import os
 import random
 import shutil
 import subprocess
-import time
 
 import pytest
 from cloud import CLEAN, run
+from waiting import until
 
 MIB = 1 << 20
 # Names that clients, signatures and XML treat differently.
@@ -202,9 +202,11 @@ def test_terraform_state_with_a_lock_file(shared_cloud, credentials, tmp_path):
         ["terraform", *arguments], env=environment, cwd=one, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
-        while not (tmp_path / "gate.begun").exists():
+        def begun():
             assert holder.poll() is None, holder.communicate()[0]
-            time.sleep(0.05)
+            return (tmp_path / "gate.begun").exists()
+
+        until("the first holds the lock", begun, 60)
         s3.head_object(Bucket="terraform-state", Key="env/state.tfstate.tflock")
         refused = terraform(two, "apply", "-auto-approve", "-input=false", "-var", "text=third", check=False)
         assert refused.returncode != 0 and "Error acquiring the state lock" in refused.stderr, refused.stderr
