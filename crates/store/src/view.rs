@@ -89,7 +89,7 @@ impl Snapshot {
 pub struct Changes {
     /// The view shows at least this revision.
     pub revision: Revision,
-    /// Written or deleted keys.
+    /// Written or deleted keys; none if only the revision rose.
     pub keys: Vec<Key>,
     /// Changes were lost: look at everything.
     pub missed: bool,
@@ -140,10 +140,8 @@ impl View {
     fn show(&self, snapshot: &Snapshot, keys: Vec<Key>, missed: bool) {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = snapshot.clone();
         self.reached.send_replace(snapshot.revision);
-        if missed || !keys.is_empty() {
-            // Nobody has to listen.
-            drop(self.bell.send(Arc::new(Changes { revision: snapshot.revision, keys, missed })));
-        }
+        // Also without keys: whoever waits until it has heard of a revision must hear of each. Nobody has to listen.
+        drop(self.bell.send(Arc::new(Changes { revision: snapshot.revision, keys, missed })));
     }
 
     /// Keeps the view current until the engine is closed.

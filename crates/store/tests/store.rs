@@ -408,6 +408,14 @@ async fn the_bell_tells_what_changed_or_that_something_was_missed() {
         assert_eq!((changes.revision, changes.keys, changes.missed), (revision, vec![key.clone()], false));
         assert!(store.stale().revision() >= revision, "the view is there before the bell rings");
     }
+    // An entry in the outbox is a revision, too.
+    let append = |txn: &mut Txn| {
+        txn.outbox("audit", b"x".to_vec());
+        Ok(())
+    };
+    let (_, revision) = store.transact(&[], append).await.unwrap();
+    let changes = tokio::time::timeout(DEADLINE, prompt.next()).await.unwrap();
+    assert_eq!((changes.revision, changes.keys.len(), changes.missed), (revision, 0, false));
     let mut last = 0;
     for _ in 0..1100 {
         last = put(&store, &key, 9).await;
