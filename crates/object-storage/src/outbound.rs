@@ -1,7 +1,7 @@
 //! Requests to targets. Where they go the operator has said: redirects are not followed and no proxy is asked.
 
 use bytes::Bytes;
-use reqwest::{Client, Response, StatusCode, redirect};
+use reqwest::{Certificate, Client, Response, StatusCode, redirect};
 use std::time::Duration;
 use terroir_types::Error;
 
@@ -32,12 +32,16 @@ pub enum OutboundError {
 pub struct Outbound(Client);
 
 impl Outbound {
+    /// Trusts the machine's authorities, as many as there are: a machine without any has targets over HTTP only.
+    ///
     /// # Errors
-    /// `Internal` if the machine's certificates cannot be read.
+    /// `Internal` if no client can be made.
     pub fn new() -> Result<Self, Error> {
         // Fails when the process has chosen one already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let authorities = rustls_native_certs::load_native_certs().certs;
         let client = Client::builder()
+            .tls_certs_only(authorities.iter().filter_map(|der| Certificate::from_der(der).ok()))
             .redirect(redirect::Policy::none())
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)

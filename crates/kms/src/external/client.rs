@@ -23,7 +23,7 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct XksOptions {
     pub region: String,
-    /// PEM of the authorities that may vouch for proxies; none: the machine's.
+    /// PEM of the authorities that may vouch for proxies; none: the machine's, as many as there are.
     pub authorities: Option<Vec<u8>>,
     /// PEM of the certificate that is shown to proxies which ask for one, and of its key.
     pub identity: Option<Vec<u8>>,
@@ -52,10 +52,14 @@ impl XksClient {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(DEADLINE)
             .dns_resolver(Guarded { networks: options.networks.into() });
-        if let Some(pem) = &options.authorities {
-            let authorities = Certificate::from_pem_bundle(pem).map_err(|error| format!("authorities: {error}"))?;
-            builder = builder.tls_certs_only(authorities);
-        }
+        let authorities = match &options.authorities {
+            Some(pem) => Certificate::from_pem_bundle(pem).map_err(|error| format!("authorities: {error}"))?,
+            None => {
+                let machine = rustls_native_certs::load_native_certs().certs;
+                machine.iter().filter_map(|der| Certificate::from_der(der).ok()).collect()
+            }
+        };
+        builder = builder.tls_certs_only(authorities);
         if let Some(pem) = &options.identity {
             builder =
                 builder.identity(Identity::from_pem(pem).map_err(|error| format!("client certificate: {error}"))?);
