@@ -7,7 +7,7 @@ GROUP ?=
 # Of `make s3-tests`: a checkout of github.com/ceph/s3-tests.
 S3_TESTS ?=
 
-.PHONY: help up down test test-full s3-tests lint bench gen fmt
+.PHONY: help up down test test-full s3-tests lint bench deb gen fmt
 
 help:
 	@echo "make up         install what is missing, build, start the cloud and a first instance"
@@ -17,6 +17,7 @@ help:
 	@echo "make s3-tests   S3_TESTS=DIR: the reference suite ceph/s3-tests, from a checkout of it"
 	@echo "make lint       formatting, clippy, dependencies, generated code, tidiness"
 	@echo "make bench      measure"
+	@echo "make deb        a Debian package with units for systemd, in target/"
 	@echo "make gen        generate the wire types again"
 	@echo "make fmt        format"
 
@@ -46,6 +47,10 @@ lint:
 bench:
 	@scripts/setup.sh run
 	@PROFILE=$(PROFILE) scripts/bench.sh
+
+deb:
+	@scripts/setup.sh run
+	@PROFILE=$(PROFILE) scripts/deb.sh
 
 gen:
 	@scripts/setup.sh test

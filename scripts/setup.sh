@@ -14,7 +14,7 @@ fail() {
 # QEMU comes first and alone: beside newer qemu-utils from backports, apt would not find a way to have both.
 QEMU_PACKAGE=qemu-system-x86
 RUN_PACKAGES="gcc libc6-dev make git ca-certificates qemu-utils nftables iproute2 e2fsprogs grub-common dpkg openssh-client"
-TEST_PACKAGES="python3 python3-venv mmdebstrap rclone restic s3cmd etcd-server"
+TEST_PACKAGES="python3 python3-venv mmdebstrap rclone restic s3cmd etcd-server systemd"
 
 check_machine() {
     [ "${TERROIR_SKIP_CHECKS:-0}" = 1 ] && return

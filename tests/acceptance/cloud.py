@@ -201,6 +201,19 @@ class Cloud:
         return json.loads(output) if output.strip() else None
 
 
+def qemu_of(instance_id):
+    """Process ids of the QEMU that runs an instance."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if folder.name.isdigit() and (folder / "comm").read_text().startswith("qemu"):
+                if instance_id.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        except OSError:
+            pass
+    return found
+
+
 def command_line(pid):
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:200]

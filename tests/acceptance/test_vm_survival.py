@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from guest import SSH_OPTIONS
 from test_vm_network import METADATA, TOKEN
+from cloud import qemu_of
 from waiting import until
 
 pytestmark = pytest.mark.vm
@@ -43,19 +44,6 @@ def session(guest):
     yield ticks
     process.kill()
     process.wait()
-
-
-def qemu_of(instance_id):
-    """Process ids of the QEMU that runs an instance."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if folder.name.isdigit() and (folder / "comm").read_text().startswith("qemu"):
-                if instance_id.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-        except OSError:
-            pass
-    return found
 
 
 def kill(pid):

@@ -21,6 +21,9 @@ pub struct ServerStatus {
     pub host: Option<HostSummary>,
     /// Sentences about what is wrong.
     pub problems: Vec<String>,
+    pub pid: i32,
+    /// A unit of systemd, which starts again what dies.
+    pub is_unit: bool,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

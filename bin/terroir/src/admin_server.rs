@@ -36,7 +36,7 @@ use crate::admin_targets::{add_target, list_targets, remove_target, test_target}
 use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
-use crate::up;
+use crate::{process, up};
 
 #[derive(Clone)]
 pub struct Admin {
@@ -171,6 +171,8 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
         revision: txn.revision(),
         host,
         problems,
+        pid: nix::unistd::getpid().as_raw(),
+        is_unit: process::is_unit(),
     }))
 }
 

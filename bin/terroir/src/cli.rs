@@ -24,6 +24,8 @@ pub struct Common {
 pub enum Command {
     /// Start everything on this machine
     Up(UpArgs),
+    /// Make the data folder and its settings and start nothing: the units of systemd start the parts
+    Init(InitArgs),
     /// Stop what `up` started
     Down(DownArgs),
     /// What runs, and how well
@@ -121,6 +123,12 @@ pub enum Engine {
     /// A file in the data folder
     Embedded,
     Etcd,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
 }
 
 #[derive(Debug, Args)]

@@ -73,6 +73,7 @@ fn start(cli: Cli) -> Result<(), String> {
 async fn run(layout: Layout, command: Command) -> Result<(), String> {
     match command {
         Command::Up(args) => up::up(layout, args).await,
+        Command::Init(args) => up::init(&layout, &args),
         Command::Down(args) => up::down(layout, args).await,
         Command::Status(args) => status::run(&layout, args.json).await,
         Command::Env => account::env(&layout).await,

@@ -79,6 +79,12 @@ fn stat(pid: i32) -> Option<(char, u64)> {
     Some((state, start_ticks))
 }
 
+/// Whether systemd has started this very process (`SYSTEMD_EXEC_PID`, systemd.exec(5)).
+pub fn is_unit() -> bool {
+    let own = nix::unistd::getpid().as_raw();
+    std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|pid| pid.parse() == Ok(own))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

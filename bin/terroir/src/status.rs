@@ -75,7 +75,7 @@ pub async fn run(layout: &Layout, json: bool) -> Result<(), String> {
 }
 
 fn collect(record: &SupervisorRecord, supervised: bool, answer: Result<ServerStatus, String>) -> Status {
-    let processes: Vec<ProcessStatus> =
+    let mut processes: Vec<ProcessStatus> =
         record.processes.iter().map(|process| ProcessStatus::of(process, supervised)).collect();
     let mut problems: Vec<String> = processes
         .iter()
@@ -85,11 +85,17 @@ fn collect(record: &SupervisorRecord, supervised: bool, answer: Result<ServerSta
             format!("{} is {}{end}", process.name, process.state)
         })
         .collect();
-    if !supervised {
+    let server = answer.map_err(|error| problems.push(error)).ok();
+    let is_unit = server.as_ref().is_some_and(|server| server.is_unit);
+    if is_unit {
+        // What an earlier supervisor wrote is history.
+        processes.clear();
+        problems.clear();
+    } else if !supervised {
         problems.push("nobody restarts what dies: run `terroir up --detach`".to_owned());
     }
-    let server = answer.map_err(|error| problems.push(error)).ok();
     let pid = processes.iter().find(|process| process.name == SERVER).and_then(|process| process.pid);
+    let pid = pid.or(server.as_ref().map(|server| server.pid));
     problems.extend(server.iter().flat_map(|server| server.problems.clone()));
     Status {
         pid,

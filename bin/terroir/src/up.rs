@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::admin_api::ServerStatus;
 use crate::admin_client::AdminClient;
-use crate::cli::{DownArgs, UpArgs};
+use crate::cli::{DownArgs, InitArgs, UpArgs};
 use crate::layout::{Layout, describe};
 use crate::settings::{HypervisorSetting, Settings};
 use crate::supervisor::{AGENT, GUEST_SERVICES, SERVER, SUPERVISOR, Supervisor, SupervisorRecord};
@@ -26,15 +26,39 @@ pub async fn up(layout: Layout, args: UpArgs) -> Result<(), String> {
     if SupervisorRecord::read(&layout).supervisor_is_alive() {
         return already_running(&layout, &settings).await;
     }
-    check_privileges(&settings)?;
-    doctor::check_before_start(&settings)?;
-    layout.create().map_err(|error| error.to_string())?;
-    check_reachable(layout.root())?;
+    refuse_units(&layout).await?;
+    prepare(&layout, &settings)?;
     if !SupervisorRecord::read(&layout).process(SERVER).is_some_and(|server| server.is_running()) {
         check_port(&settings)?;
     }
     settings.write(&layout)?;
     if args.detach { detach(&layout).await } else { supervise(layout, &settings).await }
+}
+
+/// Makes what a start needs, and starts nothing. Settings that the folder has are kept, but for those that were given.
+pub fn init(layout: &Layout, args: &InitArgs) -> Result<(), String> {
+    let settings = Settings::read_with(layout, &args.settings)?;
+    prepare(layout, &settings)?;
+    settings.write(layout)
+}
+
+fn prepare(layout: &Layout, settings: &Settings) -> Result<(), String> {
+    check_privileges(settings)?;
+    doctor::check_before_start(settings)?;
+    layout.create().map_err(|error| error.to_string())?;
+    check_reachable(layout.root())
+}
+
+/// What systemd keeps running is not ours to start or stop.
+async fn refuse_units(layout: &Layout) -> Result<(), String> {
+    match AdminClient::new(&layout.admin_socket()).get::<ServerStatus>("/status").await {
+        Ok(status) if status.is_unit => {
+            Err("systemd runs this cloud: `systemctl start terroir.target`, `systemctl stop terroir.target`; once it is \
+                 stopped, `terroir down` shuts the instances down"
+                .to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn already_running(layout: &Layout, settings: &Settings) -> Result<(), String> {
@@ -180,6 +204,7 @@ pub async fn down(layout: Layout, args: DownArgs) -> Result<(), String> {
     }
     let settings = Settings::read(&layout)?;
     check_privileges(&settings)?;
+    refuse_units(&layout).await?;
     let record = SupervisorRecord::read(&layout);
     if let Some(supervisor) = record.supervisor {
         supervisor.stop(STOP_DEADLINE).await;

@@ -224,13 +224,15 @@ async fn a_cluster_loses_members_and_nothing_else() {
         })
     };
 
+    let mut compact = start;
     for round in 0..if full() { 6 } else { 1 } {
         for what in ["leader killed", "leader paused", "leader cut off", "all slow", "majority cut off"] {
             lose(&mut cluster, what, &progress).await;
         }
         hold_up_each(&cluster, &progress).await;
-        let compact = stores[0].read().await.unwrap().revision();
-        stores[0].compact(compact).await.unwrap();
+        // Up to where the round before ended: a watch that a slow member holds up may be behind this one's end.
+        let end = stores[0].read().await.unwrap().revision();
+        stores[0].compact(std::mem::replace(&mut compact, end)).await.unwrap();
         println!("  round {round}: {} acknowledged", progress.acknowledged.load(Ordering::Relaxed));
     }
 
