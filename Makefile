@@ -6,8 +6,11 @@ PROFILE ?= release
 GROUP ?=
 # Of `make s3-tests`: a checkout of github.com/ceph/s3-tests.
 S3_TESTS ?=
+# Of `make fuzz`: seconds for each target, and which one; all without a name.
+FUZZ_SECONDS ?= 600
+FUZZ ?=
 
-.PHONY: help up down test test-full s3-tests lint bench deb gen fmt
+.PHONY: help up down test test-full s3-tests fuzz lint bench deb gen fmt
 
 help:
 	@echo "make up         install what is missing, build, start the cloud and a first instance"
@@ -15,6 +18,7 @@ help:
 	@echo "make test       all tests, small counts (25 minutes at most)"
 	@echo "make test-full  the same with full counts and slow variants; GROUP=name for one part"
 	@echo "make s3-tests   S3_TESTS=DIR: the reference suite ceph/s3-tests, from a checkout of it"
+	@echo "make fuzz       FUZZ_SECONDS=60 [FUZZ=target]: looks for inputs at which a parser fails"
 	@echo "make lint       formatting, clippy, dependencies, generated code, tidiness"
 	@echo "make bench      measure"
 	@echo "make deb        a Debian package with units for systemd, in target/"
@@ -39,6 +43,10 @@ s3-tests:
 	@[ -n "$(S3_TESTS)" ] || { echo "make s3-tests S3_TESTS=DIR, with a checkout of github.com/ceph/s3-tests" >&2; exit 1; }
 	@scripts/setup.sh test
 	@. scripts/cargo.sh && cargo build --locked -p terroir && .venv/bin/python tests/s3_tests/run.py "$(S3_TESTS)"
+
+fuzz:
+	@scripts/setup.sh fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS) $(FUZZ)
 
 lint:
 	@scripts/setup.sh test

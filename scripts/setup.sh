@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what is missing. `setup.sh run`: to build and run a cloud. `setup.sh test`: to test one, too.
+# Installs what is missing. `setup.sh run`: to build and run a cloud. `setup.sh test`: to test one, too. `setup.sh fuzz`: for
+# libFuzzer.
 # Says nothing and takes a moment when all is there. Uses sudo only for packages.
 set -eu
 cd "$(dirname "$0")/.."
@@ -105,6 +106,9 @@ apt_install $QEMU_PACKAGE
 apt_install $RUN_PACKAGES
 rust
 package_lists
+if [ "$PURPOSE" = fuzz ]; then
+    apt_install g++
+fi
 if [ "$PURPOSE" = test ]; then
     # shellcheck disable=SC2086
     apt_install $TEST_PACKAGES

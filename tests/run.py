@@ -152,7 +152,22 @@ def pytest_outcomes(report):
         yield Outcome(suite, case.get("name", ""), status, float(case.get("time", 0)), detail)
 
 
-# What each group of `--group` runs; all of them, in this order, without one. `make test` runs the same.
+FUZZ_SECONDS = 600
+
+
+def run_fuzz(stage, targets, environment):
+    """libFuzzer on some parsers at once; the short form, mutations of the corpus, is among Rust's tests."""
+    setup = subprocess.run(["scripts/setup.sh", "fuzz"], cwd=ROOT)
+    command = ["scripts/fuzz.sh", str(FUZZ_SECONDS), *targets]
+    started = time.monotonic()
+    status = setup.returncode or run_limited(command, cwd=ROOT, env=environment)[0]
+    seconds = time.monotonic() - started
+    detail = "" if status == 0 else f"scripts/fuzz.sh ended with status {status}, see above"
+    stage.outcomes += [Outcome("fuzz", name, "failed" if status else "passed", seconds, detail) for name in targets]
+
+
+# What each group of `--group` runs; all of them, in this order, without one. `make test` runs the same, but for what only
+# `FULL_ONLY` has.
 GROUPS = {
     "rust": lambda name: not name.startswith(("store", "image-builder")),
     "store": lambda name: name.startswith("store"),
@@ -162,7 +177,11 @@ GROUPS = {
     "vm": ["acceptance", "-m", "vm and not power and not debian"],
     "power": ["acceptance", "-m", "power"],
     "debian": ["acceptance", "-m", "debian"],
+    "fuzz-requests": ("query", "json", "sigv4", "form-policy"),
+    "fuzz-documents": ("xml", "policy", "sovereignty-policy", "web-token"),
+    "fuzz-bytes": ("ciphertext", "note", "image", "packets"),
 }
+FULL_ONLY = ("fuzz-requests", "fuzz-documents", "fuzz-bytes")
 
 
 def summary(stages):
@@ -197,7 +216,7 @@ def main():
     if arguments.list:
         say("\n".join(GROUPS))
         return 0
-    groups = arguments.group or list(GROUPS)
+    groups = arguments.group or [name for name in GROUPS if arguments.full or name not in FULL_ONLY]
     environment = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
     environment.pop("TERROIR_FULL", None)
     if arguments.full:
@@ -221,6 +240,8 @@ def main():
             if callable(what):
                 chosen = [binary for binary in binaries if what(binary[0])]
                 stage(name, lambda current, chosen=chosen: run_rust(current, chosen, environment))
+            elif isinstance(what, tuple):
+                stage(name, lambda current, what=what: run_fuzz(current, what, environment))
             else:
                 extra = ["-k", arguments.expression] if arguments.expression else []
                 stage(name, lambda current, what=what, extra=extra: run_pytest(current, what + extra, environment))

@@ -116,7 +116,8 @@ async fn users_groups_keys_and_policies() {
     let left =
         world.store.range_direct::<terroir_iam::model::PolicyDocument>(&"~policy".into(), None, 10).await.unwrap();
     assert_eq!(left.len(), 0, "no document is left behind");
-    assert_eq!(world.store.stale().count(&"guard".into()) + world.store.stale().count(&"user".into()), 0);
+    let txn = world.store.read().await.unwrap();
+    assert_eq!(txn.count(&"guard".into()) + txn.count(&"user".into()), 0);
 }
 
 #[tokio::test]

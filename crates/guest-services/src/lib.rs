@@ -9,10 +9,13 @@ mod dns;
 mod limit;
 mod link;
 mod metadata;
+mod offline;
 #[cfg(test)]
 mod sample;
 mod snapshot;
 mod sockets;
+
+pub use offline::Offline;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -31,3 +31,4 @@ pub use cache::RecentMap;
 pub use request_keys::RequestFacts;
 pub use service::{AuthenticationError, Iam, RoleCredentials};
 pub use session::{SESSION_KEY_PREFIX, SessionCredentials};
+pub use web_token::web_token_claims;

@@ -142,6 +142,16 @@ pub(crate) struct Claims {
     pub all: Map<String, Value>,
 }
 
+/// All claims of a token that one of `keys` (a JSON Web Key Set) has signed and whose times hold, without regard to who
+/// its issuer is.
+///
+/// # Errors
+/// `InvalidIdentityToken`, `ExpiredTokenException`.
+pub fn web_token_claims(token: &str, keys: &str, now: Timestamp) -> Result<Map<String, Value>, Error> {
+    let keys = KeySet::parse(keys).map_err(invalid)?;
+    Ok(Unverified::parse(token)?.verify(&keys, now)?.all)
+}
+
 pub(crate) fn invalid(message: impl Into<String>) -> Error {
     Error::invalid("InvalidIdentityToken", message)
 }

@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use debian::build_debian_12;
 pub use import::import;
+pub use probe::judge_header;
 pub use progress::{Progress, Silent, TerminalProgress};
 pub use tiny::build_tiny;
 

@@ -96,6 +96,14 @@ fn judge(header: &[u8], length: u64) -> Result<Probed, String> {
     }
 }
 
+/// Format and virtual size in bytes of a file of `length` bytes that begins with `header`, or why it may not be imported.
+///
+/// # Errors
+/// The reason, for people.
+pub fn judge_header(header: &[u8], length: u64) -> Result<(DiskFormat, u64), String> {
+    judge(header, length).map(|probed| (probed.format, probed.virtual_size_bytes))
+}
+
 fn be32(header: &[u8], offset: usize) -> Result<u32, String> {
     let bytes = header.get(offset..offset + 4).and_then(|bytes| bytes.try_into().ok());
     bytes.map(u32::from_be_bytes).ok_or_else(|| "its header is cut off".to_owned())

@@ -104,7 +104,10 @@ fn reply(query: &Message, code: ResponseCode, answer: Option<Record>, payload: u
     message.metadata = Metadata::response_from_request(&query.metadata);
     message.metadata.recursion_available = true;
     message.metadata.response_code = code;
-    message.queries = query.queries.clone();
+    // Several are no query, and repeating them could make the answer larger than what was asked.
+    if let [question] = &query.queries[..] {
+        message.queries = vec![question.clone()];
+    }
     if query.edns.is_some() {
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_PAYLOAD).set_version(0);
