@@ -16,6 +16,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("policy", &["types", "tlog"]),
     ("store", &["types"]),
     ("aws-model", &["types"]),
+    ("pki", &["types"]),
     ("agent-api", &["policy"]),
     ("image-builder", &["types"]),
     ("metering", &["store"]),
@@ -29,7 +30,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("block-storage", &["action", "agent-api", "metering", "sovereignty"]),
     ("compute", &["network", "block-storage", "scheduler", "sovereignty", "metering", "iam"]),
     ("object-storage", &["iam", "agent-api", "sovereignty"]),
-    ("api-server", &["iam"]),
+    ("api-server", &["iam", "pki"]),
     ("host-agent", &["agent-api"]),
     ("guest-services", &["agent-api"]),
 ];

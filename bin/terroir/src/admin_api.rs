@@ -41,6 +41,9 @@ pub struct Environment {
     pub region: String,
     pub access_key_id: String,
     pub secret_access_key: String,
+    /// File of who signed the endpoint's certificate; none: no TLS, or somebody whom every machine knows.
+    #[serde(default)]
+    pub authorities: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

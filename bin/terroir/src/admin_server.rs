@@ -36,7 +36,7 @@ use crate::admin_targets::{add_target, list_targets, remove_target, test_target}
 use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
-use crate::up;
+use crate::{tls, up};
 
 #[derive(Clone)]
 pub struct Admin {
@@ -148,6 +148,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
     let host = host(&txn)?;
     let mut problems: Vec<String> = ready.err().into_iter().collect();
     problems.extend(host.iter().flat_map(|host| host.problems.clone()));
+    problems.extend(cloud.certificate.iter().filter_map(|files| tls::problem(files, cloud.clock.now())));
     match cloud.backend.damaged().await {
         Ok(0) => {}
         Ok(damaged) => problems.push(format!(
@@ -190,6 +191,7 @@ async fn environment(State(admin): State<Arc<Admin>>) -> Answer<Environment> {
         region: cloud.settings.region.clone(),
         access_key_id: key.id.clone(),
         secret_access_key: key.tenant.secret.expose().clone(),
+        authorities: Some(cloud.settings.tls_ca.clone()).filter(|path| cloud.settings.has_tls() && !path.is_empty()),
     }))
 }
 

@@ -32,6 +32,9 @@ pub enum Command {
     Env,
     /// What is wrong with this machine, and how to mend it
     Doctor(DoctorArgs),
+    /// The certificate that the AWS APIs are served with
+    #[command(subcommand)]
+    Tls(TlsCommand),
     /// Tenants
     #[command(subcommand)]
     Account(AccountCommand),
@@ -138,6 +141,9 @@ pub struct SettingsArgs {
     /// Where the AWS APIs answer [default: 127.0.0.1:9000]
     #[arg(long, env = "TERROIR_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Where other machines join and report; no default: none does
+    #[arg(long, env = "TERROIR_HOSTS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub hosts_listen: Option<SocketAddr>,
     /// `simulated` makes instances that change state but run nothing [default: qemu]
     #[arg(long, env = "TERROIR_HYPERVISOR", value_enum)]
     pub hypervisor: Option<Hypervisor>,
@@ -159,6 +165,22 @@ pub struct SettingsArgs {
     /// What this cell's keys in etcd begin with [default: terroir]
     #[arg(long, env = "TERROIR_ETCD_PREFIX", value_name = "PREFIX")]
     pub etcd_prefix: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TlsCommand {
+    /// Make an authority and a certificate of this cloud's own, and use them from the next start on
+    Init {
+        /// A name or an address by which clients reach this machine; may be given again
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Make a new certificate with the same authority; a running cloud takes it over within seconds
+    Renew {
+        /// As for `init` [default: the names of the certificate that there is]
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -128,6 +128,11 @@ impl Layout {
         self.state().join("operator.key")
     }
 
+    /// The certificate of the APIs, if it is this cloud's own.
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
     pub fn objects(&self) -> PathBuf {
         self.root.join("objects")
     }

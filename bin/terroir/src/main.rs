@@ -37,6 +37,7 @@ mod state;
 mod status;
 mod supervisor;
 mod target;
+mod tls;
 mod up;
 
 use clap::Parser;
@@ -77,6 +78,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Status(args) => status::run(&layout, args.json).await,
         Command::Env => account::env(&layout).await,
         Command::Doctor(args) => doctor::run(&layout, args.json),
+        Command::Tls(command) => tls::run(&layout, command),
         Command::Account(command) => account::run(&layout, command).await,
         Command::Operator(command) => sovereignty::operator(&layout, command).await,
         Command::Site(command) => sovereignty::site(&layout, command).await,

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use terroir_action::{CurrentRegion, Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
-use terroir_api_server::{ApiServer, Limits, Parts, Rate};
+use terroir_api_server::{ApiServer, CertificateFiles, Limits, Parts, Rate};
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
 use terroir_kms::KeyService;
@@ -39,7 +39,7 @@ use crate::layout::{Layout, SERVER_UID, describe};
 use crate::objects::Objects;
 use crate::settings::Settings;
 use crate::state::{self, Claim};
-use crate::{Threads, operator_key, privileges, runtime, up};
+use crate::{Threads, operator_key, privileges, runtime, tls, up};
 
 /// Name of the account that exists from the first start on.
 pub const FIRST_ACCOUNT: &str = "root";
@@ -75,6 +75,8 @@ pub struct Cloud {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub settings: Arc<Settings>,
+    /// That the API is served with, if it is served over TLS.
+    pub certificate: Option<Arc<CertificateFiles>>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
     /// Speaks HTTP to targets.
@@ -117,7 +119,16 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         &receipt::origin(&cloud.settings.operator, &cloud.settings.region),
     )
     .map_err(|error| format!("cannot open {}: {error}", layout.receipts().display()))?;
+    let handshakes = cloud.certificate.as_ref().map(|files| files.handshakes()).transpose();
+    let handshakes = handshakes.map_err(|error| error.to_string())?;
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some(files) = cloud.certificate.clone() {
+        let stopping = stopping();
+        tasks.spawn(async move {
+            files.run(terroir_api_server::LOOK_EVERY, stopping).await;
+            Ok(())
+        });
+    }
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
         async move {
@@ -197,7 +208,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     tasks.spawn({
         let stopping = stopping();
         async move {
-            server.serve(listener, stopping).await;
+            server.serve(listener, handshakes, stopping).await;
             Ok(())
         }
     });
@@ -258,6 +269,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         layout: layout.clone(),
         clock,
         ids,
+        certificate: tls::open(&settings)?,
         settings: Arc::new(settings),
         blobs,
         backend,

@@ -3,6 +3,7 @@
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -51,7 +52,12 @@ async fn already_running(layout: &Layout, settings: &Settings) -> Result<(), Str
 }
 
 pub fn endpoint(settings: &Settings) -> String {
-    format!("http://{}", settings.listen)
+    let mut address = settings.listen;
+    if address.ip().is_unspecified() {
+        // Of all addresses the one that this machine is sure to have.
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("{}://{address}", if settings.has_tls() { "https" } else { "http" })
 }
 
 fn check_privileges(settings: &Settings) -> Result<(), String> {
