@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("store", &["types"]),
     ("aws-model", &["types"]),
     ("pki", &["types"]),
-    ("agent-api", &["policy"]),
+    ("agent-api", &["policy", "pki"]),
     ("image-builder", &["types"]),
     ("metering", &["store"]),
     ("scheduler", &["policy"]),
@@ -31,7 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("compute", &["network", "block-storage", "scheduler", "sovereignty", "metering", "iam"]),
     ("object-storage", &["iam", "agent-api", "sovereignty"]),
     ("api-server", &["iam", "pki"]),
-    ("host-agent", &["agent-api"]),
+    ("host-agent", &["agent-api", "pki"]),
     ("guest-services", &["agent-api"]),
 ];
 

@@ -70,8 +70,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run only the control plane
     Server,
-    /// Run only this host's agent
-    Agent,
+    /// Run only this host's agent; with --join, make this machine a host and run what belongs to one
+    Agent(AgentArgs),
     /// Run only the guests' DHCP, DNS and metadata service
     GuestServices,
 }
@@ -181,6 +181,41 @@ pub enum TlsCommand {
         #[arg(long = "name", value_name = "NAME")]
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// As `terroir host join TOKEN`
+    #[arg(long, value_name = "TOKEN")]
+    pub join: Option<String>,
+    /// Go to the background once the control plane answers
+    #[arg(long, requires = "join")]
+    pub detach: bool,
+    #[command(flatten)]
+    pub settings: HostSettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// From `terroir host token` on a machine that runs the control plane; `-`: from standard input
+    #[arg(env = "TERROIR_JOIN_TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// Go to the background once the control plane answers
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub settings: HostSettingsArgs,
+}
+
+/// Settings of a host, which are remembered in DIR/terroir.toml.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HostSettingsArgs {
+    /// `simulated` makes instances that change state but run nothing [default: qemu]
+    #[arg(long, env = "TERROIR_HYPERVISOR", value_enum)]
+    pub hypervisor: Option<Hypervisor>,
+    /// Link addresses between this machine and its VPCs [default: 100.127.0.0/17]
+    #[arg(long, env = "TERROIR_EDGE_POOL", value_name = "CIDR")]
+    pub edge_pool: Option<String>,
 }
 
 #[derive(Debug, Args)]
