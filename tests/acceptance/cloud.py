@@ -49,6 +49,10 @@ def run(command, check=True, timeout=120, **options):
 class Cloud:
     """One `terroir up`. `hypervisor` is `simulated` or `qemu`."""
 
+    scheme = "http"
+    # More of `terroir up`.
+    extra_arguments = ()
+
     def __init__(self, hypervisor="simulated", data_dir=None):
         self.hypervisor = hypervisor
         # Not under pytest's own folders, which other users may not pass through: Terroir's server is one.
@@ -62,7 +66,7 @@ class Cloud:
 
     @property
     def endpoint(self):
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     @property
     def tag(self):
@@ -77,7 +81,7 @@ class Cloud:
         arguments = ["up", "--listen", f"127.0.0.1:{self.port}", "--hypervisor", self.hypervisor]
         if self.hypervisor == "qemu":
             arguments += ["--public-pool", self.public_pool, "--edge-pool", self.edge_pool]
-        return arguments
+        return [*arguments, *self.extra_arguments]
 
     def start(self, detach=None):
         """Simulated clouds run in the foreground of this test; real ones detach, as people do."""
@@ -186,6 +190,7 @@ class Cloud:
             aws_access_key_id=key or environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=secret or environment["AWS_SECRET_ACCESS_KEY"],
             aws_session_token=token,
+            verify=environment.get("AWS_CA_BUNDLE"),
             config=Config(**config),
         )
 

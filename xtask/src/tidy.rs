@@ -16,7 +16,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("policy", &["types", "tlog"]),
     ("store", &["types"]),
     ("aws-model", &["types"]),
-    ("agent-api", &["policy"]),
+    ("pki", &["types"]),
+    ("agent-api", &["policy", "pki"]),
     ("image-builder", &["types"]),
     ("metering", &["store"]),
     ("scheduler", &["policy"]),
@@ -29,8 +30,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("block-storage", &["action", "agent-api", "metering", "sovereignty"]),
     ("compute", &["network", "block-storage", "scheduler", "sovereignty", "metering", "iam"]),
     ("object-storage", &["iam", "agent-api", "sovereignty"]),
-    ("api-server", &["iam"]),
-    ("host-agent", &["agent-api"]),
+    ("api-server", &["iam", "pki"]),
+    ("host-agent", &["agent-api", "pki"]),
     ("guest-services", &["agent-api"]),
 ];
 

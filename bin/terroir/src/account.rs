@@ -43,6 +43,9 @@ pub async fn env(layout: &Layout) -> Result<(), String> {
     println!("export AWS_ACCESS_KEY_ID={}", environment.access_key_id);
     println!("export AWS_SECRET_ACCESS_KEY={}", environment.secret_access_key);
     println!("export AWS_DEFAULT_REGION={}", environment.region);
+    if let Some(authorities) = &environment.authorities {
+        println!("export AWS_CA_BUNDLE={authorities}");
+    }
     Ok(())
 }
 

@@ -44,6 +44,9 @@ pub struct Environment {
     pub region: String,
     pub access_key_id: String,
     pub secret_access_key: String,
+    /// File of who signed the endpoint's certificate; none: no TLS, or somebody whom every machine knows.
+    #[serde(default)]
+    pub authorities: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -235,7 +238,7 @@ pub struct HostRow {
     pub name: String,
     pub site: String,
     pub fire_zone: Option<String>,
-    /// `active`, `cordoned` or `lost`.
+    /// `active`, `cordoned` or `lost`; `joined`: it has not said yet what it has.
     pub mode: String,
 }
 
@@ -243,6 +246,47 @@ pub struct HostRow {
 pub struct HostModeRequest {
     pub id: HostId,
     pub cordoned: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewTokenRequest {
+    /// None: the control plane's own, or that of the host.
+    pub site: Option<String>,
+    pub fire_zone: Option<String>,
+    /// Only for this host, which has joined before.
+    pub host: Option<HostId>,
+    pub ttl_secs: u64,
+    /// Empty: as the settings say.
+    pub servers: Vec<String>,
+}
+
+/// Field names are part of the command line's contract (`host token --json`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NewTokenAnswer {
+    pub token: String,
+    pub site: String,
+    pub servers: Vec<String>,
+    pub expires_at: String,
+}
+
+/// What is still on a host (`host drain --json`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostLeft {
+    pub instances: Vec<LeftInstance>,
+    pub volumes: Vec<LeftVolume>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftInstance {
+    pub account_id: String,
+    pub instance_id: String,
+    pub state: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftVolume {
+    pub account_id: String,
+    pub volume_id: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

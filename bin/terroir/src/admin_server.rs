@@ -23,7 +23,7 @@ use terroir_iam::ops::KeyOwner;
 use terroir_object_storage::backend::local::{Report, Stats};
 use terroir_object_storage::model::Bucket;
 use terroir_store::Key;
-use terroir_types::{Error, ErrorClass, ImageId, SnapshotId};
+use terroir_types::{Error, ErrorClass, HostId, ImageId, SnapshotId};
 use tokio_util::io::ReaderStream;
 
 use crate::admin_api::{
@@ -36,7 +36,7 @@ use crate::admin_targets::{add_target, list_targets, remove_target, test_target}
 use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
-use crate::{process, up};
+use crate::{process, tls, up};
 
 #[derive(Clone)]
 pub struct Admin {
@@ -111,10 +111,16 @@ impl OperatorStatus for Admin {
     }
 }
 
-/// What the host said last.
-fn host(txn: &terroir_store::Txn) -> Result<Option<HostSummary>, Error> {
-    let hosts = txn.peek_range::<HostStatus>(&Key::new("host-status"))?;
-    Ok(hosts.into_iter().next().map(|(key, status)| {
+/// What the host of this machine said last, or where there is none the first one; and what the others complain about.
+fn host(txn: &terroir_store::Txn, local: Option<HostId>) -> Result<(Option<HostSummary>, Vec<String>), Error> {
+    let mut hosts = txn.peek_range::<HostStatus>(&Key::new("host-status"))?;
+    let local = local.map(|id| id.to_string());
+    hosts.sort_by_key(|(key, _)| Some(key.last()) != local.as_deref());
+    let complaints = hosts.iter().skip(1).flat_map(|(key, status)| {
+        status.facts.problems.iter().map(move |problem| format!("{} ({}): {problem}", key.last(), status.facts.name))
+    });
+    let complaints = complaints.collect();
+    let first = hosts.into_iter().next().map(|(key, status)| {
         let facts = status.facts.clone();
         HostSummary {
             id: key.last().to_owned(),
@@ -126,7 +132,13 @@ fn host(txn: &terroir_store::Txn) -> Result<Option<HostSummary>, Error> {
             volume_bytes_free: facts.volume_bytes_free,
             problems: facts.problems,
         }
-    }))
+    });
+    Ok((first, complaints))
+}
+
+/// The host that this machine is; its agent has written that down.
+fn local_host(cloud: &Cloud) -> Option<HostId> {
+    std::fs::read_to_string(cloud.layout.host_id_file()).ok()?.trim().parse().ok()
 }
 
 /// Instances of all accounts by state.
@@ -145,9 +157,11 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
     let txn = cloud.store.read().await?;
     let ready = OperatorStatus::ready(&*admin);
     let is_ready = ready.is_ok();
-    let host = host(&txn)?;
+    let (host, complaints) = host(&txn, local_host(cloud))?;
     let mut problems: Vec<String> = ready.err().into_iter().collect();
     problems.extend(host.iter().flat_map(|host| host.problems.clone()));
+    problems.extend(complaints);
+    problems.extend(cloud.certificate.iter().filter_map(|files| tls::problem(files, cloud.clock.now())));
     match cloud.backend.damaged().await {
         Ok(0) => {}
         Ok(damaged) => problems.push(format!(
@@ -192,6 +206,7 @@ async fn environment(State(admin): State<Arc<Admin>>) -> Answer<Environment> {
         region: cloud.settings.region.clone(),
         access_key_id: key.id.clone(),
         secret_access_key: key.tenant.secret.expose().clone(),
+        authorities: Some(cloud.settings.tls_ca.clone()).filter(|path| cloud.settings.has_tls() && !path.is_empty()),
     }))
 }
 

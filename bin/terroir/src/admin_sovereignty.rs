@@ -4,7 +4,7 @@ use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use std::sync::Arc;
-use terroir_compute::model::{Host, HostMode, HostStatus, host_status_key};
+use terroir_compute::model::{Enrolment, Host, HostMode, HostStatus, host_key, host_status_key};
 use terroir_policy::{Operator, Site};
 use terroir_sovereignty::model::{HostPlaceRecord, OperatorRecord, Policies, SiteRecord, host_place_key};
 use terroir_sovereignty::ops;
@@ -30,6 +30,7 @@ pub fn routes() -> Router<Arc<Admin>> {
         .route("/hosts/fire-zone", post(set_fire_zone))
         .route("/hosts/remove", post(remove_host))
         .route("/policies", post(set_policy))
+        .merge(crate::admin_hosts::routes())
         .merge(crate::admin_receipts::routes())
         .route("/policies/{account}", get(show_policies))
 }
@@ -169,13 +170,24 @@ async fn list_hosts(State(admin): State<Arc<Admin>>) -> Answer<Vec<HostRow>> {
             .to_owned(),
         });
     }
+    for (_, enrolment) in txn.peek_range::<Enrolment>(&Key::new("host-enrolment"))? {
+        if txn.peek::<Host>(&host_key(enrolment.host))?.is_none() {
+            rows.push(HostRow {
+                id: enrolment.host,
+                name: String::new(),
+                site: enrolment.zone.clone(),
+                fire_zone: enrolment.fire_zone.clone(),
+                mode: "joined".to_owned(),
+            });
+        }
+    }
     Ok(Json(rows))
 }
 
 async fn set_host_mode(State(admin): State<Arc<Admin>>, Json(request): Json<HostModeRequest>) -> Answer<()> {
     let mode = if request.cordoned { HostMode::Cordoned } else { HostMode::Active };
     change(&admin, |txn| {
-        let host = txn.get::<Host>(&terroir_compute::model::host_key(request.id))?;
+        let host = txn.get::<Host>(&host_key(request.id))?;
         if host.is_some_and(|host| host.mode == HostMode::Lost) {
             let message = format!("The host {} was declared lost and does not come back.", request.id);
             return Err(Error::conflict("IncorrectState", message));
@@ -189,7 +201,7 @@ async fn set_host_mode(State(admin): State<Arc<Admin>>, Json(request): Json<Host
 async fn set_fire_zone(State(admin): State<Arc<Admin>>, Json(request): Json<HostFireZone>) -> Answer<()> {
     let (now, key) = (admin.cloud.clock.now(), &admin.cloud.operator_key);
     change(&admin, |txn| {
-        let host = txn.get::<Host>(&terroir_compute::model::host_key(request.id))?;
+        let host = txn.get::<Host>(&host_key(request.id))?;
         let site = host.map(|host| host.zone.clone()).ok_or_else(|| {
             Error::not_found("InvalidHostID.NotFound", format!("The host ID '{}' does not exist", request.id))
         })?;
@@ -200,7 +212,8 @@ async fn set_fire_zone(State(admin): State<Arc<Admin>>, Json(request): Json<Host
 }
 
 async fn remove_host(State(admin): State<Arc<Admin>>, Json(id): Json<HostId>) -> Answer<()> {
-    change(&admin, |txn| terroir_compute::ops::remove_host(txn, id)).await?;
+    let now = admin.cloud.clock.now();
+    change(&admin, |txn| terroir_compute::ops::remove_host(txn, id, now)).await?;
     Ok(Json(()))
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use terroir_agent_api::HypervisorKind;
 use terroir_agent_api::http::HttpControlPlane;
 use terroir_host_agent::AgentOptions;
-use terroir_types::{HostId, OsRandom, ResourceId};
+use terroir_host_agent::membership::{MembershipFile, RemoteControl};
+use terroir_types::{HostId, OsRandom, ResourceId, SystemClock};
 
 use crate::layout::{GUEST_SERVICES_UID, INSTANCE_UID_BASE, Layout, describe};
 use crate::server::terminated;
@@ -17,8 +18,18 @@ pub fn main(layout: Layout) -> Result<(), String> {
     let settings = Settings::read(&layout)?;
     let options = options(&layout, &settings)?;
     runtime(Threads::Many)?.block_on(async move {
-        let control = Arc::new(HttpControlPlane::new(options.control_plane_socket.clone()));
-        terroir_host_agent::run(options, control, terminated()).await.map_err(|error| error.to_string())
+        let membership = MembershipFile::new(layout.membership_file());
+        if !membership.exists() {
+            let control = Arc::new(HttpControlPlane::new(options.control_plane_socket.clone()));
+            return terroir_host_agent::run(options, control, terminated()).await.map_err(|error| error.to_string());
+        }
+        let control = RemoteControl::open(membership, layout.link_file(), Arc::new(SystemClock))?;
+        tokio::select! {
+            ended = terroir_host_agent::run(options, Arc::clone(&control) as _, terminated()) => {
+                ended.map_err(|error| error.to_string())
+            }
+            () = async { control.keep_fresh().await; std::future::pending().await } => Ok(()),
+        }
     })
 }
 
@@ -51,7 +62,7 @@ fn options(layout: &Layout, settings: &Settings) -> Result<AgentOptions, String>
 }
 
 /// Who this host is; decided once, at its first start.
-fn host_id(layout: &Layout) -> Result<HostId, String> {
+pub fn host_id(layout: &Layout) -> Result<HostId, String> {
     let path = layout.host_id_file();
     match fs::read_to_string(&path) {
         Ok(text) => return text.trim().parse().map_err(|_| format!("{} holds no host id", path.display())),

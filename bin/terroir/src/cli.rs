@@ -34,6 +34,9 @@ pub enum Command {
     Env,
     /// What is wrong with this machine, and how to mend it
     Doctor(DoctorArgs),
+    /// The certificate that the AWS APIs are served with
+    #[command(subcommand)]
+    Tls(TlsCommand),
     /// Tenants
     #[command(subcommand)]
     Account(AccountCommand),
@@ -69,8 +72,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Run only the control plane
     Server,
-    /// Run only this host's agent
-    Agent,
+    /// Run only this host's agent; with --join, make this machine a host and run what belongs to one
+    Agent(AgentArgs),
     /// Run only the guests' DHCP, DNS and metadata service
     GuestServices,
 }
@@ -146,6 +149,9 @@ pub struct SettingsArgs {
     /// Where the AWS APIs answer [default: 127.0.0.1:9000]
     #[arg(long, env = "TERROIR_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Where other machines join and report; no default: none does
+    #[arg(long, env = "TERROIR_HOSTS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub hosts_listen: Option<SocketAddr>,
     /// `simulated` makes instances that change state but run nothing [default: qemu]
     #[arg(long, env = "TERROIR_HYPERVISOR", value_enum)]
     pub hypervisor: Option<Hypervisor>,
@@ -167,6 +173,57 @@ pub struct SettingsArgs {
     /// What this cell's keys in etcd begin with [default: terroir]
     #[arg(long, env = "TERROIR_ETCD_PREFIX", value_name = "PREFIX")]
     pub etcd_prefix: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TlsCommand {
+    /// Make an authority and a certificate of this cloud's own, and use them from the next start on
+    Init {
+        /// A name or an address by which clients reach this machine; may be given again
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+    },
+    /// Make a new certificate with the same authority; a running cloud takes it over within seconds
+    Renew {
+        /// As for `init` [default: the names of the certificate that there is]
+        #[arg(long = "name", value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct AgentArgs {
+    /// As `terroir host join TOKEN`
+    #[arg(long, value_name = "TOKEN")]
+    pub join: Option<String>,
+    /// Go to the background once the control plane answers
+    #[arg(long, requires = "join")]
+    pub detach: bool,
+    #[command(flatten)]
+    pub settings: HostSettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// From `terroir host token` on a machine that runs the control plane; `-`: from standard input
+    #[arg(env = "TERROIR_JOIN_TOKEN", hide_env_values = true)]
+    pub token: String,
+    /// Go to the background once the control plane answers
+    #[arg(long)]
+    pub detach: bool,
+    #[command(flatten)]
+    pub settings: HostSettingsArgs,
+}
+
+/// Settings of a host, which are remembered in DIR/terroir.toml.
+#[derive(Debug, Clone, Default, Args)]
+pub struct HostSettingsArgs {
+    /// `simulated` makes instances that change state but run nothing [default: qemu]
+    #[arg(long, env = "TERROIR_HYPERVISOR", value_enum)]
+    pub hypervisor: Option<Hypervisor>,
+    /// Link addresses between this machine and its VPCs [default: 100.127.0.0/17]
+    #[arg(long, env = "TERROIR_EDGE_POOL", value_name = "CIDR")]
+    pub edge_pool: Option<String>,
 }
 
 #[derive(Debug, Args)]

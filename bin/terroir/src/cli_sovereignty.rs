@@ -101,6 +101,10 @@ pub enum HostCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Make a token with which one machine may join, once
+    Token(TokenArgs),
+    /// Make this machine a host: to be run on it, with a token
+    Join(crate::cli::JoinArgs),
     /// Put nothing new on a host; what is there goes on
     Cordon { id: String },
     /// Use a host again
@@ -111,8 +115,52 @@ pub enum HostCommand {
         #[arg(long, value_name = "NAME")]
         fire_zone: String,
     },
-    /// Forget a host that is cordoned and has nothing
+    /// Cordon a host and name what is still on it
+    Drain {
+        id: String,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go on without a host that never comes back, nor what was on its disks
+    DeclareLost {
+        id: String,
+        /// Without it nothing is done
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Forget a host that is cordoned and has nothing; it is refused from then on
     Remove { id: String },
+    /// Let the host of the control plane's own machine come back after it was removed
+    Readmit { id: String },
+}
+
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// Where the machine stands [default: this machine's site]
+    #[arg(long)]
+    pub site: Option<String>,
+    /// In which of the site's fire zones
+    #[arg(long, value_name = "NAME")]
+    pub fire_zone: Option<String>,
+    /// Only for this host, which has joined before and whose certificate has ended or was lost
+    #[arg(long, value_name = "ID")]
+    pub host: Option<String>,
+    /// How long it counts: s, m, h or d
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub ttl: std::time::Duration,
+    /// Where the machine dials: ADDRESS:PORT or NAME:PORT; may be given again [default: hosts_addresses]
+    #[arg(long = "server", value_name = "ADDRESS:PORT")]
+    pub servers: Vec<String>,
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A number of seconds, or with a unit.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400), ("", 1)];
+    let found = units.into_iter().find_map(|(unit, secs)| Some((text.strip_suffix(unit)?.parse::<u64>().ok()?, secs)));
+    let (number, secs) = found.ok_or("give a number and s, m, h or d, for example 1h")?;
+    number.checked_mul(secs).map(std::time::Duration::from_secs).ok_or_else(|| "too long".to_owned())
 }
 
 #[derive(Debug, Subcommand)]
@@ -209,6 +257,18 @@ fn thousandths(text: &str) -> Result<u32, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        for (text, secs) in
+            [("90", Some(90)), ("90s", Some(90)), ("5m", Some(300)), ("1h", Some(3600)), ("2d", Some(172_800))]
+        {
+            assert_eq!(duration(text).ok().map(|it| it.as_secs()), secs, "{text}");
+        }
+        for text in ["", "h", "-1h", "1.5h", "1w", "99999999999999999999d", "999999999999999999d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn decimals_are_thousandths() {

@@ -1,14 +1,19 @@
 //! The few EC2 calls that `terroir demo` makes, over the same door as everybody's.
 
 use bytes::Bytes;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use std::net::SocketAddr;
 use terroir_iam::sigv4::{PathRule, Scope, SigningKey, canonical_request, payload_hash, string_to_sign};
 use terroir_types::{Clock, SystemClock};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::admin_api::Environment;
+use crate::tls;
 
 pub struct Ec2Client {
     environment: Environment,
@@ -31,6 +36,16 @@ fn on_the_way(error: impl std::fmt::Display) -> CallError {
     CallError { code: String::new(), message: error.to_string() }
 }
 
+async fn send(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> Result<Response<Incoming>, CallError> {
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(on_the_way)?;
+    tokio::spawn(connection);
+    sender.send_request(request).await.map_err(on_the_way)
+}
+
 impl Ec2Client {
     pub fn new(environment: Environment) -> Self {
         Self { environment }
@@ -45,13 +60,16 @@ impl Ec2Client {
             body.push('=');
             body.push_str(&terroir_iam::sigv4::encode(value.as_bytes()));
         }
-        let address = self.environment.endpoint.trim_start_matches("http://").to_owned();
-        let request = self.signed(&address, body)?;
-        let stream = TcpStream::connect(&address).await.map_err(on_the_way)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(on_the_way)?;
-        tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(on_the_way)?;
+        let (scheme, address) = self.environment.endpoint.split_once("://").unwrap_or_default();
+        let request = self.signed(address, body)?;
+        let stream = TcpStream::connect(address).await.map_err(on_the_way)?;
+        let answer = if scheme == "https" {
+            let config = tls::client_config(self.environment.authorities.as_deref()).map_err(on_the_way)?;
+            let ip = address.parse::<SocketAddr>().map_err(on_the_way)?.ip();
+            send(TlsConnector::from(config).connect(ip.into(), stream).await.map_err(on_the_way)?, request).await?
+        } else {
+            send(stream, request).await?
+        };
         let good = answer.status().is_success();
         let bytes = answer.into_body().collect().await.map_err(on_the_way)?.to_bytes();
         let text = String::from_utf8_lossy(&bytes).into_owned();

@@ -9,6 +9,7 @@ use terroir_agent_api::{
     RoleCredentials, SpecPage,
 };
 use terroir_compute::gateway::{HostGateway, RoleCredentialSource};
+use terroir_compute::model::{RemovedHost, removed_host_key};
 use terroir_iam::Iam;
 use terroir_types::{AccountId, Error, HostId, InstanceId};
 
@@ -27,10 +28,17 @@ impl LocalHosts {
         if txn.peek::<terroir_sovereignty::model::HostPlaceRecord>(&known).is_ok_and(|host| host.is_some()) {
             return Ok(());
         }
+        if removed(&txn, host)? {
+            return Err(was_removed(host));
+        }
         drop(txn);
         let now = self.cloud.clock.now();
         let zone = self.cloud.settings.zone();
         let join = |txn: &mut terroir_store::Txn| {
+            // Tracked: it may be removed in this moment.
+            if txn.get::<RemovedHost>(&removed_host_key(host))?.is_some() {
+                return Err(Error::conflict("IncorrectState", format!("the host {host} was removed")));
+            }
             terroir_compute::ops::register_host(txn, host, &zone, facts.clone(), now)?;
             terroir_sovereignty::ops::sign_host(txn, host, &zone, None, &self.cloud.operator_key, now).map(drop)
         };
@@ -40,9 +48,23 @@ impl LocalHosts {
     }
 }
 
+/// Whether the operator has removed this machine's host: then it does not join by itself again.
+fn removed(txn: &terroir_store::Txn, host: HostId) -> Result<bool, CrossingError> {
+    terroir_compute::ops::was_removed(txn, host).map_err(|error| CrossingError::Unreachable(error.to_string()))
+}
+
+fn was_removed(host: HostId) -> CrossingError {
+    CrossingError::Refused(format!("{host} was removed; `terroir host readmit {host}` lets it come back"))
+}
+
 #[async_trait]
 impl ControlPlane for LocalHosts {
     async fn pull_spec(&self, host: HostId, cursor: Cursor, wait: Duration) -> Result<SpecPage, CrossingError> {
+        if removed(&self.cloud.store.stale(), host)? {
+            // It is there, and has nothing to do: nobody has to wait for it.
+            self.cloud.host_dialled.store(true, Ordering::Release);
+            return Err(was_removed(host));
+        }
         let page = self.gateway.pull_spec(host, cursor, wait).await?;
         self.cloud.host_dialled.store(true, Ordering::Release);
         Ok(page)

@@ -128,6 +128,11 @@ impl Layout {
         self.state().join("operator.key")
     }
 
+    /// The certificate of the APIs, if it is this cloud's own.
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
     pub fn objects(&self) -> PathBuf {
         self.root.join("objects")
     }
@@ -138,6 +143,16 @@ impl Layout {
 
     pub fn host_id_file(&self) -> PathBuf {
         self.agent().join("host-id")
+    }
+
+    /// What makes this machine a host of a region whose control plane is on other machines.
+    pub fn membership_file(&self) -> PathBuf {
+        self.agent().join("membership.json")
+    }
+
+    /// Whether that control plane answers.
+    pub fn link_file(&self) -> PathBuf {
+        self.run().join("link.json")
     }
 
     /// Built image files before they are handed to the control plane.
@@ -175,27 +190,39 @@ impl Layout {
 
     /// Makes the folders, each owned by the process that writes it.
     pub fn create(&self) -> io::Result<()> {
-        let privileged = Uid::effective().is_root();
-        for (path, owner, mode) in [
-            (self.root.clone(), 0, 0o711),
-            (self.run(), 0, 0o711),
+        self.create_for_host()?;
+        folders(&[
             (self.server_run(), SERVER_UID, 0o711),
-            (self.guest_run(), GUEST_SERVICES_UID, 0o711),
             (self.state(), SERVER_UID, 0o700),
             (self.objects(), SERVER_UID, 0o700),
-            (self.agent(), 0, 0o711),
             (self.images(), 0, 0o700),
-            (self.logs(), 0, 0o700),
-        ] {
-            fs::create_dir_all(&path).map_err(|error| describe(&error, "cannot create", &path))?;
-            if privileged {
-                let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
-                nix::unistd::chown(&path, Some(uid), Some(gid))?;
-            }
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        }
-        Ok(())
+        ])
     }
+
+    /// Those of a machine that is a host and nothing else.
+    pub fn create_for_host(&self) -> io::Result<()> {
+        folders(&[
+            (self.root.clone(), 0, 0o711),
+            (self.run(), 0, 0o711),
+            (self.guest_run(), GUEST_SERVICES_UID, 0o711),
+            (self.agent(), 0, 0o711),
+            (self.logs(), 0, 0o700),
+        ])
+    }
+}
+
+/// Path, owner if root makes it, and mode.
+fn folders(folders: &[(PathBuf, u32, u32)]) -> io::Result<()> {
+    let privileged = Uid::effective().is_root();
+    for (path, owner, mode) in folders {
+        fs::create_dir_all(path).map_err(|error| describe(&error, "cannot create", path))?;
+        if privileged {
+            let (uid, gid) = (Uid::from_raw(*owner), Gid::from_raw(*owner));
+            nix::unistd::chown(path, Some(uid), Some(gid))?;
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+    }
+    Ok(())
 }
 
 /// The same error with a sentence that names the path.

@@ -3,6 +3,7 @@
 mod account;
 mod admin_api;
 mod admin_client;
+mod admin_hosts;
 mod admin_objects;
 mod admin_receipts;
 mod admin_server;
@@ -17,9 +18,11 @@ mod demo;
 mod doctor;
 mod ec2_client;
 mod guest_services;
+mod host;
 mod hosts;
 mod image;
 mod issuer;
+mod join;
 mod layout;
 mod logs;
 mod migrate;
@@ -30,6 +33,7 @@ mod privileges;
 mod process;
 mod quota;
 mod receipts;
+mod remote_hosts;
 mod server;
 mod settings;
 mod sovereignty;
@@ -37,13 +41,14 @@ mod state;
 mod status;
 mod supervisor;
 mod target;
+mod tls;
 mod up;
 
 use clap::Parser;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command, ObjectsCommand};
+use cli::{AgentArgs, Cli, Command, JoinArgs, ObjectsCommand};
 use layout::Layout;
 
 fn main() -> ExitCode {
@@ -62,7 +67,7 @@ fn start(cli: Cli) -> Result<(), String> {
     log_to_standard_error(&cli.command);
     match cli.command {
         Command::Server => server::main(layout),
-        Command::Agent => agent::main(layout),
+        Command::Agent(AgentArgs { join: None, .. }) => agent::main(layout),
         Command::GuestServices => guest_services::main(layout),
         Command::Store(command) => backup::main(&layout, &command),
         Command::Objects(ObjectsCommand::Integrity(command)) => object_store::main(&layout, &command),
@@ -78,6 +83,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Status(args) => status::run(&layout, args.json).await,
         Command::Env => account::env(&layout).await,
         Command::Doctor(args) => doctor::run(&layout, args.json),
+        Command::Tls(command) => tls::run(&layout, command),
         Command::Account(command) => account::run(&layout, command).await,
         Command::Operator(command) => sovereignty::operator(&layout, command).await,
         Command::Site(command) => sovereignty::site(&layout, command).await,
@@ -90,8 +96,11 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Target(command)) => target::run(&layout, command).await,
         Command::Demo(args) => demo::run(&layout, args).await,
+        Command::Agent(AgentArgs { join: Some(token), detach, settings }) => {
+            join::join(&layout, &JoinArgs { token, detach, settings }).await
+        }
         // Each has a runtime of its own, made after it gave up its privileges.
-        Command::Server | Command::Agent | Command::GuestServices => Ok(()),
+        Command::Server | Command::Agent(_) | Command::GuestServices => Ok(()),
         Command::Objects(ObjectsCommand::Integrity(_)) | Command::Store(_) => Ok(()),
     }
 }
@@ -113,7 +122,7 @@ pub fn runtime(threads: Threads) -> Result<tokio::runtime::Runtime, String> {
 fn log_to_standard_error(command: &Command) {
     let default = match command {
         // s3s calls every refused request an error; the access log has them already.
-        Command::Server | Command::Agent | Command::GuestServices | Command::Up(_) => "info,s3s=off",
+        Command::Server | Command::Agent(_) | Command::GuestServices | Command::Up(_) => "info,s3s=off",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_env("TERROIR_LOG").unwrap_or_else(|_| EnvFilter::new(default));

@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use terroir_action::{CurrentRegion, Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
-use terroir_api_server::{ApiServer, Limits, Parts, Rate};
+use terroir_api_server::{ApiServer, CertificateFiles, Limits, Parts, Rate};
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
 use terroir_kms::KeyService;
@@ -23,6 +23,7 @@ use terroir_object_storage::notification::Notifier;
 use terroir_object_storage::outbound::Outbound;
 use terroir_object_storage::replication::Replicator;
 use terroir_object_storage::{S3Options, s3_service};
+use terroir_pki::Authority;
 use terroir_sovereignty::ops::OwnSite;
 use terroir_sovereignty::receipt::{self, ReceiptLog};
 use terroir_store::{Store, Txn};
@@ -39,7 +40,7 @@ use crate::layout::{Layout, SERVER_UID, describe};
 use crate::objects::Objects;
 use crate::settings::Settings;
 use crate::state::{self, Claim};
-use crate::{Threads, operator_key, privileges, runtime, up};
+use crate::{Threads, operator_key, privileges, remote_hosts, runtime, tls, up};
 
 /// Name of the account that exists from the first start on.
 pub const FIRST_ACCOUNT: &str = "root";
@@ -75,6 +76,8 @@ pub struct Cloud {
     pub clock: Arc<dyn Clock>,
     pub ids: Arc<dyn IdSource>,
     pub settings: Arc<Settings>,
+    /// That the API is served with, if it is served over TLS.
+    pub certificate: Option<Arc<CertificateFiles>>,
     pub blobs: Blobs,
     pub backend: Arc<LocalBackend>,
     /// Speaks HTTP to targets.
@@ -82,6 +85,8 @@ pub struct Cloud {
     pub notifier: Notifier,
     pub replicator: Replicator,
     pub keys: KeyService,
+    /// Who signs the certificates of hosts; none: no host joins.
+    pub host_authority: Option<Arc<Authority>>,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -102,6 +107,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         }
     };
     let gateway = gateway(&cloud)?;
+    let remote = remote_hosts::Listening::open(&cloud, &gateway).await?;
     let hosts: Arc<dyn ControlPlane> = Arc::new(LocalHosts { gateway: Arc::clone(&gateway), cloud: cloud.clone() });
     let admin = Admin::new(cloud.clone());
     let admin_socket = private_socket(&layout.admin_socket())?;
@@ -117,7 +123,23 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
         &receipt::origin(&cloud.settings.operator, &cloud.settings.region),
     )
     .map_err(|error| format!("cannot open {}: {error}", layout.receipts().display()))?;
+    let handshakes = cloud.certificate.as_ref().map(|files| files.handshakes()).transpose();
+    let handshakes = handshakes.map_err(|error| error.to_string())?;
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some(remote) = remote {
+        let stopping = stopping();
+        tasks.spawn(async move {
+            remote.run(stopping).await;
+            Ok(())
+        });
+    }
+    if let Some(files) = cloud.certificate.clone() {
+        let stopping = stopping();
+        tasks.spawn(async move {
+            files.run(terroir_api_server::LOOK_EVERY, stopping).await;
+            Ok(())
+        });
+    }
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
         async move {
@@ -197,7 +219,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     tasks.spawn({
         let stopping = stopping();
         async move {
-            server.serve(listener, stopping).await;
+            server.serve(listener, handshakes, stopping).await;
             Ok(())
         }
     });
@@ -250,6 +272,8 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         Arc::clone(&ids),
         region.name.clone(),
     );
+    let certificate = tls::open(&settings)?;
+    let host_authority = remote_hosts::authority(&store, &settings, &*clock, &*ids).await?;
     Ok(Cloud {
         store,
         iam,
@@ -258,6 +282,8 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         layout: layout.clone(),
         clock,
         ids,
+        certificate,
+        host_authority,
         settings: Arc::new(settings),
         blobs,
         backend,

@@ -12,6 +12,19 @@ use crate::layout::{Layout, describe};
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     pub listen: SocketAddr,
+    /// Files in PEM: the certificate that the APIs are served with, those that it is signed with after it, and its key;
+    /// empty: no TLS, and loopback addresses only.
+    pub tls_cert: String,
+    pub tls_key: String,
+    /// File of who signed it, for clients on this machine; empty: somebody whom every machine knows.
+    pub tls_ca: String,
+    /// Where hosts that join dial; none: no host joins. It always speaks TLS, with certificates of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts_listen: Option<SocketAddr>,
+    /// `ADDRESS:PORT` by which hosts reach the servers of this region, the first one first; empty: `hosts_listen`.
+    pub hosts_addresses: Vec<String>,
+    /// Seconds that a host's certificate counts for; it is renewed when half of them are over.
+    pub host_certificate_secs: u32,
     pub hypervisor: HypervisorSetting,
     pub region: String,
     /// Who runs this machine: the id of this cloud's operator, for example `hoster.example`. It is the name of its key.
@@ -85,6 +98,12 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 9000)),
+            tls_cert: String::new(),
+            tls_key: String::new(),
+            tls_ca: String::new(),
+            hosts_listen: None,
+            hosts_addresses: Vec::new(),
+            host_certificate_secs: 30 * 24 * 60 * 60,
             hypervisor: HypervisorSetting::Qemu,
             region: "eu-local-1".to_owned(),
             operator: "local".to_owned(),
@@ -120,26 +139,37 @@ impl Default for Settings {
 }
 
 impl Settings {
+    pub fn has_tls(&self) -> bool {
+        !self.tls_cert.is_empty()
+    }
+
     pub fn zone(&self) -> String {
         format!("{}{}", self.region, self.zone_suffix)
     }
 
     /// What the file says, or the defaults. Errors name the file and the line.
     pub fn read(layout: &Layout) -> Result<Self, String> {
+        Self::read_unchecked(layout)?.check()
+    }
+
+    /// For a command that mends what a check complains about.
+    pub fn read_unchecked(layout: &Layout) -> Result<Self, String> {
         let path = layout.settings_file();
-        let settings: Self = match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::default(),
-            Err(error) => return Err(describe(&error, "cannot read", &path).to_string()),
-        };
-        settings.check()
+        match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(describe(&error, "cannot read", &path).to_string()),
+        }
     }
 
     /// The file's settings with the flags' and the environment's over them.
     pub fn read_with(layout: &Layout, args: &SettingsArgs) -> Result<Self, String> {
-        let mut settings = Self::read(layout)?;
+        let mut settings = Self::read_unchecked(layout)?;
         if let Some(listen) = args.listen {
             settings.listen = listen;
+        }
+        if args.hosts_listen.is_some() {
+            settings.hosts_listen = args.hosts_listen;
         }
         if let Some(hypervisor) = args.hypervisor {
             settings.hypervisor = match hypervisor {
@@ -169,13 +199,19 @@ impl Settings {
         settings.check()
     }
 
-    fn check(self) -> Result<Self, String> {
-        if !self.listen.ip().is_loopback() {
+    pub fn check(self) -> Result<Self, String> {
+        if self.tls_cert.is_empty() != self.tls_key.is_empty() {
+            return Err("tls_cert and tls_key: name both or none".to_owned());
+        }
+        if !self.listen.ip().is_loopback() && !self.has_tls() {
             return Err(format!(
-                "refusing to listen on {}: without TLS only loopback addresses are allowed; use 127.0.0.1 and a \
-                 TLS-terminating proxy on this machine",
+                "refusing to listen on {} without TLS: `terroir tls init --name NAME` makes a certificate, or name the \
+                 files of one with tls_cert and tls_key in terroir.toml; without TLS only loopback addresses are allowed",
                 self.listen
             ));
+        }
+        if self.host_certificate_secs < 2 {
+            return Err("host_certificate_secs: at least 2".to_owned());
         }
         let valid_region = (1..=32).contains(&self.region.len())
             && self.region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
@@ -304,7 +340,9 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         for (toml, complaint) in [
-            ("listen = '0.0.0.0:9000'", "loopback"),
+            ("listen = '0.0.0.0:9000'", "terroir tls init"),
+            ("tls_cert = '/c.pem'", "both or none"),
+            ("host_certificate_secs = 1", "at least 2"),
             ("region = 'EU WEST'", "region name"),
             ("public_pool = 'everything'", "public_pool"),
             ("operator = 'A Hoster'", "operator"),
@@ -322,6 +360,11 @@ mod tests {
             assert!(settings.check().unwrap_err().contains(complaint), "{toml}");
         }
         assert!(toml::from_str::<Settings>("unknown = 1").is_err());
+        let encrypted =
+            "listen = '0.0.0.0:9000'\ntls_cert = '/c.pem'\ntls_key = '/k.pem'\nhosts_listen = '0.0.0.0:9002'";
+        let encrypted: Settings = toml::from_str(encrypted).unwrap();
+        assert_eq!(toml::from_str::<Settings>(&toml::to_string(&encrypted).unwrap()).unwrap(), encrypted);
+        assert!(encrypted.check().is_ok());
         assert!(Settings::default().check().is_ok());
     }
 }

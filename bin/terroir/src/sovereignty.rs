@@ -14,7 +14,7 @@ use crate::cli_sovereignty::{OperatorAttributes, SiteAttributes};
 use crate::layout::Layout;
 
 #[allow(clippy::needless_pass_by_value, reason = "it is called as map_err(say)")]
-fn say(error: AdminError) -> String {
+pub fn say(error: AdminError) -> String {
     error.to_string()
 }
 
@@ -30,7 +30,7 @@ pub fn read(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-fn print_json(rows: &impl serde::Serialize) -> Result<(), String> {
+pub fn print_json(rows: &impl serde::Serialize) -> Result<(), String> {
     println!("{}", serde_json::to_string_pretty(rows).map_err(|error| error.to_string())?);
     Ok(())
 }
@@ -158,6 +158,11 @@ pub async fn host(layout: &Layout, command: HostCommand) -> Result<(), String> {
             client.post("/hosts/fire-zone", &HostFireZone { id: id(host)?, fire_zone }).await.map_err(say)
         }
         HostCommand::Remove { id: host } => client.post("/hosts/remove", &id(host)?).await.map_err(say),
+        HostCommand::Readmit { id: host } => client.post("/hosts/readmit", &id(host)?).await.map_err(say),
+        HostCommand::Token(args) => crate::host::token(&client, args).await,
+        HostCommand::Join(args) => crate::join::join(layout, &args).await,
+        HostCommand::Drain { id: host, json } => crate::host::drain(&client, id(host)?, json).await,
+        HostCommand::DeclareLost { id: host, yes } => crate::host::declare_lost(&client, id(host)?, yes).await,
     }
 }
 

@@ -2,9 +2,11 @@
 
 use serde::Serialize;
 use std::collections::BTreeMap;
+use terroir_host_agent::membership::LinkState;
 
 use crate::admin_api::{HostSummary, ServerStatus};
 use crate::admin_client::AdminClient;
+use crate::join;
 use crate::layout::Layout;
 use crate::process::ProcessId;
 use crate::supervisor::{ProcessRecord, SERVER, SupervisorRecord};
@@ -61,9 +63,14 @@ impl ProcessStatus {
     }
 }
 
+const UNSUPERVISED: &str = "nobody restarts what dies: run `terroir up --detach`";
+
 pub async fn run(layout: &Layout, json: bool) -> Result<(), String> {
     let record = SupervisorRecord::read(layout);
     let supervised = record.supervisor_is_alive();
+    if layout.membership_file().exists() {
+        return of_host(&record, supervised, join::link(layout), json);
+    }
     let answer = AdminClient::new(&layout.admin_socket()).get::<ServerStatus>("/status").await;
     let status = collect(&record, supervised, answer.map_err(|error| error.to_string()));
     if json {
@@ -74,8 +81,51 @@ pub async fn run(layout: &Layout, json: bool) -> Result<(), String> {
     if status.ready { Ok(()) } else { Err("the cloud is not ready".to_owned()) }
 }
 
-fn collect(record: &SupervisorRecord, supervised: bool, answer: Result<ServerStatus, String>) -> Status {
-    let mut processes: Vec<ProcessStatus> =
+/// `terroir status --json` on a machine that is a host of a region elsewhere.
+#[derive(Debug, Serialize)]
+struct MemberStatus {
+    /// The agent has got its spec, and the control plane answers.
+    ready: bool,
+    /// None before the agent's first call.
+    control_plane: Option<LinkState>,
+    supervisor_pid: Option<i32>,
+    processes: Vec<ProcessStatus>,
+    problems: Vec<String>,
+}
+
+fn of_host(record: &SupervisorRecord, supervised: bool, link: Option<LinkState>, json: bool) -> Result<(), String> {
+    let (processes, mut problems) = processes(record, supervised);
+    if let Some(problem) = link.as_ref().and_then(|link| link.problem.clone()) {
+        problems.push(problem);
+    }
+    let status = MemberStatus {
+        ready: supervised && link.as_ref().is_some_and(|link| link.connected),
+        control_plane: link,
+        supervisor_pid: record.supervisor.filter(|supervisor| supervisor.is_alive()).map(|process| process.pid),
+        processes,
+        problems,
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(|error| error.to_string())?);
+    } else {
+        let ready = if status.ready { "ready" } else { "not ready" };
+        match &status.control_plane {
+            Some(link) => println!(
+                "{ready}: a host of {} at {}; its certificate counts until {}",
+                link.region,
+                link.site,
+                link.certificate_until.to_rfc3339_seconds()
+            ),
+            None => println!("{ready}: a host"),
+        }
+        print_processes(&status.processes, &status.problems);
+    }
+    if status.ready { Ok(()) } else { Err("the host is not ready".to_owned()) }
+}
+
+/// How the processes are, and what is wrong with that.
+fn processes(record: &SupervisorRecord, supervised: bool) -> (Vec<ProcessStatus>, Vec<String>) {
+    let processes: Vec<ProcessStatus> =
         record.processes.iter().map(|process| ProcessStatus::of(process, supervised)).collect();
     let mut problems: Vec<String> = processes
         .iter()
@@ -85,15 +135,17 @@ fn collect(record: &SupervisorRecord, supervised: bool, answer: Result<ServerSta
             format!("{} is {}{end}", process.name, process.state)
         })
         .collect();
-    let server = answer.map_err(|error| problems.push(error)).ok();
-    let is_unit = server.as_ref().is_some_and(|server| server.is_unit);
-    if is_unit {
-        // What an earlier supervisor wrote is history.
-        processes.clear();
-        problems.clear();
-    } else if !supervised {
-        problems.push("nobody restarts what dies: run `terroir up --detach`".to_owned());
+    if !supervised {
+        problems.push(UNSUPERVISED.to_owned());
     }
+    (processes, problems)
+}
+
+fn collect(record: &SupervisorRecord, supervised: bool, answer: Result<ServerStatus, String>) -> Status {
+    let is_unit = answer.as_ref().is_ok_and(|server| server.is_unit);
+    // What an earlier supervisor wrote is history where systemd keeps the parts running.
+    let (processes, mut problems) = if is_unit { Default::default() } else { processes(record, supervised) };
+    let server = answer.map_err(|error| problems.push(error)).ok();
     let pid = processes.iter().find(|process| process.name == SERVER).and_then(|process| process.pid);
     let pid = pid.or(server.as_ref().map(|server| server.pid));
     problems.extend(server.iter().flat_map(|server| server.problems.clone()));
@@ -134,12 +186,16 @@ fn print(status: &Status) {
         some => some.join(", "),
     };
     println!("instances: {instances}");
-    for process in &status.processes {
+    print_processes(&status.processes, &status.problems);
+}
+
+fn print_processes(processes: &[ProcessStatus], problems: &[String]) {
+    for process in processes {
         let pid = process.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         let memory = process.resident_bytes.map(|bytes| format!(", {} MiB", bytes >> 20)).unwrap_or_default();
         println!("{}: {}{pid}{memory}, {} restarts", process.name, process.state, process.restarts);
     }
-    for problem in &status.problems {
+    for problem in problems {
         println!("problem: {problem}");
     }
 }

@@ -90,6 +90,11 @@ impl SupervisorRecord {
     }
 }
 
+/// A host of a region elsewhere has no control plane of its own.
+fn parts(layout: &Layout) -> &'static [&'static str] {
+    if layout.membership_file().exists() { &[GUEST_SERVICES, AGENT] } else { &[GUEST_SERVICES, SERVER, AGENT] }
+}
+
 pub struct Supervisor {
     layout: Layout,
     record: Mutex<SupervisorRecord>,
@@ -98,13 +103,14 @@ pub struct Supervisor {
 impl Supervisor {
     pub fn new(layout: Layout) -> Arc<Self> {
         let before = SupervisorRecord::read(&layout);
-        let processes = [GUEST_SERVICES, SERVER, AGENT]
+        let processes = parts(&layout)
+            .iter()
             .map(|name| {
                 let mut record = ProcessRecord::new(name);
                 record.process = before.process(name).and_then(|old| old.process).filter(|p| p.is_alive());
                 record
             })
-            .to_vec();
+            .collect();
         let record = SupervisorRecord { supervisor: ProcessId::of_self(), processes };
         Arc::new(Self { layout, record: Mutex::new(record) })
     }
@@ -113,7 +119,7 @@ impl Supervisor {
     pub async fn run(self: Arc<Self>, stop: watch::Receiver<bool>) {
         self.save();
         let mut tasks = tokio::task::JoinSet::new();
-        for name in [GUEST_SERVICES, SERVER, AGENT] {
+        for name in parts(&self.layout) {
             let (supervisor, stop) = (Arc::clone(&self), stop.clone());
             tasks.spawn(async move { supervisor.keep_running(name, stop).await });
         }

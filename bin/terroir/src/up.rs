@@ -3,6 +3,7 @@
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use std::fs::{File, OpenOptions};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
@@ -16,14 +17,22 @@ use crate::cli::{DownArgs, InitArgs, UpArgs};
 use crate::layout::{Layout, describe};
 use crate::settings::{HypervisorSetting, Settings};
 use crate::supervisor::{AGENT, GUEST_SERVICES, SERVER, SUPERVISOR, Supervisor, SupervisorRecord};
-use crate::{agent, doctor};
+use crate::{agent, doctor, join};
 
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+pub const READY_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 pub async fn up(layout: Layout, args: UpArgs) -> Result<(), String> {
+    if layout.membership_file().exists() {
+        return join::up(&layout, args.detach).await;
+    }
     let settings = Settings::read_with(&layout, &args.settings)?;
     if SupervisorRecord::read(&layout).supervisor_is_alive() {
+        if Settings::read_unchecked(&layout)?.hosts_listen != settings.hosts_listen {
+            return Err("this cloud is already running, and listens for hosts elsewhere or not at all: `terroir down \
+                        --keep-instances` first to change that"
+                .to_owned());
+        }
         return already_running(&layout, &settings).await;
     }
     refuse_units(&layout).await?;
@@ -32,7 +41,12 @@ pub async fn up(layout: Layout, args: UpArgs) -> Result<(), String> {
         check_port(&settings)?;
     }
     settings.write(&layout)?;
-    if args.detach { detach(&layout).await } else { supervise(layout, &settings).await }
+    if !args.detach {
+        return supervise(layout, &endpoint(&settings)).await;
+    }
+    let status = detach(&layout, wait_until_ready(&layout, READY_DEADLINE)).await?;
+    println!("ready: {}", status.endpoint);
+    Ok(())
 }
 
 /// Makes what a start needs, and starts nothing. Settings that the folder has are kept, but for those that were given.
@@ -75,10 +89,15 @@ async fn already_running(layout: &Layout, settings: &Settings) -> Result<(), Str
 }
 
 pub fn endpoint(settings: &Settings) -> String {
-    format!("http://{}", settings.listen)
+    let mut address = settings.listen;
+    if address.ip().is_unspecified() {
+        // Of all addresses the one that this machine is sure to have.
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("{}://{address}", if settings.has_tls() { "https" } else { "http" })
 }
 
-fn check_privileges(settings: &Settings) -> Result<(), String> {
+pub fn check_privileges(settings: &Settings) -> Result<(), String> {
     if settings.hypervisor == HypervisorSetting::Qemu && !Uid::effective().is_root() {
         return Err("virtual machines need root for their networks: run `sudo terroir up`, or `terroir up \
                     --hypervisor simulated` to try the APIs without them"
@@ -88,7 +107,7 @@ fn check_privileges(settings: &Settings) -> Result<(), String> {
 }
 
 /// The control plane runs as a user of its own and has to get to its folders.
-fn check_reachable(root: &Path) -> Result<(), String> {
+pub fn check_reachable(root: &Path) -> Result<(), String> {
     if !Uid::effective().is_root() {
         return Ok(());
     }
@@ -110,7 +129,8 @@ fn check_port(settings: &Settings) -> Result<(), String> {
     })
 }
 
-async fn detach(layout: &Layout) -> Result<(), String> {
+/// Starts the supervisor in the background and waits for what is to be ready.
+pub async fn detach<T>(layout: &Layout, ready: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let log_path = layout.log_file(SUPERVISOR);
     let log = OpenOptions::new()
         .create(true)
@@ -130,11 +150,7 @@ async fn detach(layout: &Layout) -> Result<(), String> {
     };
     let mut child = start().map_err(|error| format!("cannot start the supervisor: {error}"))?;
     tokio::select! {
-        ready = wait_until_ready(layout, READY_DEADLINE) => {
-            let status = ready?;
-            println!("ready: {}", status.endpoint);
-            Ok(())
-        }
+        ready = ready => ready,
         ended = child.wait() => {
             let how = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
             Err(format!("the supervisor ended ({how}); see {}", log_path.display()))
@@ -165,7 +181,7 @@ async fn wait_until_ready(layout: &Layout, deadline: Duration) -> Result<ServerS
     }
 }
 
-async fn supervise(layout: Layout, settings: &Settings) -> Result<(), String> {
+pub async fn supervise(layout: Layout, what: &str) -> Result<(), String> {
     let lock = lock(&layout)?;
     let (stop, stopped) = watch::channel(false);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| error.to_string())?;
@@ -178,7 +194,7 @@ async fn supervise(layout: Layout, settings: &Settings) -> Result<(), String> {
         // The receiver lives as long as the supervisor does.
         let _ = stop.send(true);
     });
-    println!("starting {} (data in {})", endpoint(settings), layout.root().display());
+    println!("starting {what} (data in {})", layout.root().display());
     Supervisor::new(layout).run(stopped).await;
     drop(lock);
     println!("stopped; instances keep running until `terroir down`");

@@ -1,4 +1,5 @@
-//! The crossings over HTTP/1.1 on a Unix socket, bodies in JSON, blobs as they are.
+//! The crossings over HTTP/1.1, bodies in JSON, blobs as they are: on a Unix socket for the agent of the same machine,
+//! over mutual TLS for all others ([`HostDoor`]).
 //!
 //! ```text
 //! POST /v1/pull-spec     PullSpec      → SpecPage
@@ -7,12 +8,17 @@
 //! POST /v1/answer        Answer        → {}
 //! POST /v1/fetch-blob    FetchBlob     → bytes; an answer cut short is a failure
 //! POST /v1/credentials   Credentials   → RoleCredentials
+//! POST /v1/join          JoinRequest   → Membership; only over TLS, and without a certificate
+//! POST /v1/renew         RenewRequest  → Membership; only over TLS
 //! ```
 //!
 //! Failures: 404 `NotFound`, 403 `Refused`, 503 `Unreachable`, with the sentence as text. Who may
-//! connect is decided by whoever owns the listening socket (peer credentials): nothing here asks.
+//! connect to the Unix socket is decided by whoever owns it (peer credentials): nothing here asks. Over TLS the host that a
+//! request names must be that of the connection's certificate.
 
 mod client;
+mod dial;
+mod door;
 mod server;
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +27,8 @@ use terroir_types::{HostId, InstanceId};
 use crate::{Cursor, QueryAnswer};
 
 pub use client::HttpControlPlane;
+pub use dial::{Dial, Link, TlsDial, UnixDial};
+pub use door::{Admission, HostDoor};
 pub use server::router;
 
 /// Longest wait that a server grants, whatever is asked.
@@ -60,5 +68,7 @@ struct Credentials {
     instance: InstanceId,
 }
 
+#[cfg(test)]
+mod door_tests;
 #[cfg(test)]
 mod tests;

@@ -8,11 +8,13 @@
 mod control_plane;
 mod guest;
 pub mod http;
+mod membership;
 mod spec;
 mod status;
 
 pub use control_plane::*;
 pub use guest::*;
+pub use membership::*;
 pub use spec::*;
 pub use status::*;
 

@@ -1,9 +1,9 @@
 //! The one endpoint for all services.
 //!
 //! ```text
-//! connection ─▶ route ─┬─ /healthz /readyz /metrics (unsigned)
-//!                      ├─ S3Front (credential scope `s3`, or nothing that names an action)
-//!                      └─ authenticate ─▶ throttle ─▶ decode ─▶ authorize ─▶ run ─▶ encode
+//! connection ─▶ TLS ─▶ route ─┬─ /healthz /readyz /metrics (unsigned)
+//!                             ├─ S3Front (credential scope `s3`, or nothing that names an action)
+//!                             └─ authenticate ─▶ throttle ─▶ decode ─▶ authorize ─▶ run ─▶ encode
 //! ```
 //! Actions are known only through the registry. A write, its idempotency row and its audit record are one transaction.
 //! Nothing here logs a body, a header or a secret.
@@ -21,9 +21,11 @@ mod listener;
 mod metrics;
 mod server;
 mod throttle;
+mod tls;
 
 pub use audit::{AuditLog, STREAM as AUDIT_STREAM};
 pub use front::{NoObjects, OperatorStatus, RequestId, S3Front};
 pub use listener::{BindError, bind};
 pub use server::{ApiServer, Limits, Parts};
 pub use throttle::Rate;
+pub use tls::{CertificateError, CertificateFiles, LOOK_EVERY};

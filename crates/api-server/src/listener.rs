@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
+use terroir_pki::Handshakes;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -54,8 +56,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 impl ApiServer {
-    /// Serves connections until `shutdown` comes; then answers what has begun and returns.
-    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
+    /// Serves connections, with `tls` only encrypted ones, until `shutdown` comes; then answers what has begun and returns.
+    pub async fn serve(&self, listener: TcpListener, tls: Option<Handshakes>, shutdown: impl Future<Output = ()>) {
         let places = Arc::new(Semaphore::new(self.limits().connections));
         let (closing, closed) = watch::channel(false);
         let mut connections = JoinSet::new();
@@ -68,7 +70,7 @@ impl ApiServer {
             };
             match accepted {
                 Ok((stream, peer, place)) => {
-                    let connection = connection(self.clone(), stream, peer, closed.clone());
+                    let connection = accepted_connection(self.clone(), stream, peer, tls.clone(), closed.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(place);
@@ -99,10 +101,77 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> io::Result<(
     Ok((stream, peer, place))
 }
 
-async fn connection(server: ApiServer, stream: TcpStream, peer: SocketAddr, mut closed: watch::Receiver<bool>) {
+/// That a request came over TLS to this server; an extension of such requests.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encrypted;
+
+async fn accepted_connection(
+    server: ApiServer,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Handshakes>,
+    mut closed: watch::Receiver<bool>,
+) {
     // Answers are small and complete: waiting to fill a packet only delays them.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: http::Request<Incoming>| {
+    let Some(tls) = tls else { return connection(server, stream, peer, false, closed).await };
+    let opening = open(stream, &tls);
+    let opened = tokio::select! {
+        opened = opening => opened,
+        // Nobody has asked for anything yet.
+        _ = closed.wait_for(|closed| *closed) => return,
+    };
+    match opened {
+        Ok(Some(stream)) => connection(server, stream, peer, true, closed).await,
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%peer, %error, "no TLS connection was made"),
+    }
+}
+
+/// First byte of a TLS record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 22;
+const SPEAK_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 44\r\nConnection: close\r\n\r\nThis endpoint speaks TLS only: use https://\n";
+
+/// Shakes hands. Whoever speaks plain HTTP is told so, and gets nothing else.
+async fn open(
+    mut stream: TcpStream,
+    tls: &Handshakes,
+) -> Result<Option<tokio_rustls::server::TlsStream<TcpStream>>, terroir_pki::HandshakeError> {
+    let mut first = [0];
+    let peeked = tokio::time::timeout(tls.deadline(), stream.peek(&mut first)).await;
+    match peeked.map_err(|_| terroir_pki::HandshakeError::TooSlow)?? {
+        0 => Ok(None),
+        _ if first[0] == TLS_HANDSHAKE => tls.accept(stream).await.map(Some),
+        _ => {
+            let told = async {
+                stream.write_all(SPEAK_TLS).await?;
+                stream.shutdown().await?;
+                // Closing with something unread would take the answer away from its reader.
+                let mut rest = [0; 4096];
+                while tokio::io::AsyncReadExt::read(&mut stream, &mut rest).await? > 0 {}
+                Ok(())
+            };
+            tokio::time::timeout(TOLD_DEADLINE, told).await.unwrap_or(Ok::<_, io::Error>(()))?;
+            Ok(None)
+        }
+    }
+}
+
+/// How long whoever was told to use TLS may take to close.
+const TOLD_DEADLINE: Duration = Duration::from_secs(2);
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    server: ApiServer,
+    stream: S,
+    peer: SocketAddr,
+    encrypted: bool,
+    mut closed: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |mut request: http::Request<Incoming>| {
+        if encrypted {
+            request.extensions_mut().insert(Encrypted);
+        }
         let server = server.clone();
         let waits = request.headers().contains_key(header::EXPECT);
         let was_read = Arc::new(AtomicBool::new(false));

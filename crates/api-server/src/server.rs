@@ -15,6 +15,7 @@ use crate::authenticate::Authenticator;
 use crate::failure::REQUEST_ID_HEADER;
 use crate::front::{OperatorStatus, RequestId, S3Front};
 use crate::idempotency;
+use crate::listener::Encrypted;
 use crate::metrics::Metrics;
 use crate::throttle::{Rate, Throttle};
 
@@ -146,7 +147,7 @@ impl ApiServer {
         let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         RequestFacts {
             source_ip: Some(peer.ip().to_canonical()),
-            secure: false,
+            secure: request.extensions().get::<Encrypted>().is_some(),
             now: self.0.parts.clock.now(),
             region: self.0.parts.region.get().name.clone(),
             user_agent: text(header::USER_AGENT),

@@ -27,7 +27,7 @@ async fn serve(world: &World) -> Served {
     let server = world.server.clone();
     let done = tokio::spawn(async move {
         server
-            .serve(listener, async move {
+            .serve(listener, None, async move {
                 let _ = stopped.await;
             })
             .await;

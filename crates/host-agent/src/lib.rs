@@ -5,6 +5,7 @@
 //! * The ledger holds what must survive the agent: the last accepted spec, and for every instance
 //!   the run that was begun last, written before its QEMU starts.
 //! * [`own_place`] is what the host's operator signed about it; an order that contradicts it is refused.
+//! * [`membership`] is what makes it a host of a region whose control plane is on other machines.
 //! * [`hypervisor`] runs QEMU, [`host_storage`] keeps disks and cached images, [`network`] the
 //!   namespaces, taps and rules, [`guest_link`] feeds guest-services. [`simulated`] stands in for
 //!   all four where instances should change state and run nothing.
@@ -16,6 +17,7 @@ pub mod guest_link;
 pub mod host_storage;
 pub mod hypervisor;
 pub mod ledger;
+pub mod membership;
 pub mod network;
 pub mod plan;
 pub mod simulated;

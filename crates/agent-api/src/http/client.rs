@@ -7,25 +7,25 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use terroir_types::{HostId, InstanceId};
-use tokio::net::UnixStream;
 
+use super::dial::{Dial, UnixDial};
 use super::{Answer, Credentials, FetchBlob, MAX_BODY_BYTES, PullSpec, Queries};
 use crate::{
-    BlobSink, ControlPlane, CrossingError, Cursor, HostQuery, HostReport, QueryAnswer, ReportAck, RoleCredentials,
-    SpecPage,
+    BlobSink, ControlPlane, CrossingError, Cursor, HostQuery, HostReport, JoinRequest, Membership, QueryAnswer,
+    RenewRequest, ReportAck, RoleCredentials, SpecPage,
 };
 
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Between two pieces of a blob.
 const PIECE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The control plane behind a Unix socket. Every call is a connection of its own.
-#[derive(Debug, Clone)]
+/// The control plane at the other end. Every call is a connection of its own.
+#[derive(Clone)]
 pub struct HttpControlPlane {
-    socket: PathBuf,
+    dial: Arc<dyn Dial>,
 }
 
 /// Ends the connection's task with the answer.
@@ -38,14 +38,29 @@ impl Drop for Connection {
 }
 
 impl HttpControlPlane {
+    /// Behind a Unix socket.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into() }
+        Self::with_dial(Arc::new(UnixDial::new(socket)))
     }
 
-    async fn connect(&self) -> Result<UnixStream, CrossingError> {
-        let connected = tokio::time::timeout(CONNECT_DEADLINE, UnixStream::connect(&self.socket)).await;
-        let connected = connected.map_err(|_| unreachable("no connection in time"))?;
-        connected.map_err(|error| unreachable(format!("{}: {error}", self.socket.display())))
+    pub fn with_dial(dial: Arc<dyn Dial>) -> Self {
+        Self { dial }
+    }
+
+    /// Asks to be let in; the connection shows no certificate.
+    ///
+    /// # Errors
+    /// `Refused` for a token that does not count.
+    pub async fn join(&self, request: &JoinRequest) -> Result<Membership, CrossingError> {
+        self.ask("/v1/join", request, Duration::ZERO).await
+    }
+
+    /// Asks for the next certificate.
+    ///
+    /// # Errors
+    /// `Refused` for a host that is no member any more.
+    pub async fn renew(&self, request: &RenewRequest) -> Result<Membership, CrossingError> {
+        self.ask("/v1/renew", request, Duration::ZERO).await
     }
 
     async fn post(
@@ -56,7 +71,7 @@ impl HttpControlPlane {
     ) -> Result<(http::Response<Incoming>, Connection), CrossingError> {
         let body = serde_json::to_vec(body).map_err(|e| CrossingError::Refused(format!("cannot be written: {e}")))?;
         let exchange = async {
-            let stream = self.connect().await?;
+            let stream = self.dial.dial().await?;
             let (mut sender, connection) =
                 hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
             let connection = Connection(tokio::spawn(async move { drop(connection.await) }));
@@ -98,7 +113,7 @@ impl HttpControlPlane {
     }
 }
 
-fn unreachable(error: impl std::fmt::Display) -> CrossingError {
+pub(super) fn unreachable(error: impl std::fmt::Display) -> CrossingError {
     CrossingError::Unreachable(error.to_string())
 }
 

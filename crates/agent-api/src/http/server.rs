@@ -32,7 +32,7 @@ pub fn router(control: Arc<dyn ControlPlane>) -> Router {
         .with_state(control)
 }
 
-struct Failure(CrossingError);
+pub(super) struct Failure(pub(super) CrossingError);
 
 impl From<CrossingError> for Failure {
     fn from(error: CrossingError) -> Self {

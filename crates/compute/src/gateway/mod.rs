@@ -12,4 +12,4 @@ mod service;
 
 pub use blobs::{BlobStore, RoleCredentialSource};
 pub use broker::{HostQueries, QueryBroker};
-pub use service::{GatewayOptions, HostGateway};
+pub use service::{GatewayOptions, HostGateway, crossing};

@@ -369,7 +369,8 @@ fn dependents(txn: &Txn, key: &terroir_store::Key, host: HostId) -> Result<Vec<S
     Ok(sections)
 }
 
-fn crossing(error: &Error) -> CrossingError {
+/// An error as a host is told.
+pub fn crossing(error: &Error) -> CrossingError {
     match error.class() {
         ErrorClass::NotFound => CrossingError::NotFound(error.message().to_owned()),
         ErrorClass::Unavailable | ErrorClass::Internal | ErrorClass::Capacity | ErrorClass::Throttled => {

@@ -1,17 +1,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use terroir_agent_api::HostFacts;
+use terroir_block_storage::model::HostVolume;
 use terroir_policy::{KeyCustody, Operator, Policy, Site};
 use terroir_resources::Tags;
 use terroir_scheduler::{Candidate, Closed, Cluster, Request, Room};
 use terroir_sovereignty::ops::{HostPlace, effective_policy};
 use terroir_sovereignty::receipt::{Event, Fact, Stay, note};
 use terroir_store::{Key, Txn};
-use terroir_types::{AccountId, Error, ErrorClass, HostId, IdSource, Timestamp};
+use terroir_types::{AccountId, Error, ErrorClass, HostId, IdSource, InstanceId, Timestamp, VolumeId};
 
 use crate::model::{
-    Host, HostCapacity, HostInstance, HostMode, HostStatus, host_capacity_key, host_key, host_status_key,
+    Enrolment, Host, HostCapacity, HostInstance, HostMode, HostStatus, Instance, InstanceStatus, RemovedHost,
+    enrolment_key, host_capacity_key, host_key, host_status_key, instance_key, instance_status_key, removed_host_key,
 };
+use crate::state::{InstanceState, host_knowledge, instance_state};
 
 /// Makes a host known, or known again: its place may change only while nothing runs on it.
 ///
@@ -43,25 +46,74 @@ fn has_something(txn: &Txn, id: HostId) -> Result<bool, Error> {
     Ok(promised || !instances.is_empty() || txn.exists(&Key::new(format!("host-volume/{id}"))))
 }
 
-/// Forgets a host that takes nothing new and has nothing. Its agent, if it dials again, is a host that joins.
+/// What is still on a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Left {
+    pub instances: Vec<(AccountId, InstanceId, InstanceState)>,
+    /// Those that are no instance's root, too.
+    pub volumes: Vec<(AccountId, VolumeId)>,
+}
+
+/// What is still on a host. Everything on it is on its own disks, so none of it can go on elsewhere. Not tracked.
+///
+/// Errors: `InvalidHostID.NotFound`.
+pub fn left_on(txn: &Txn, id: HostId) -> Result<Left, Error> {
+    txn.peek::<Host>(&host_key(id))?.ok_or_else(|| no_host(id))?;
+    let mut left = Left::default();
+    for (key, index) in txn.peek_range::<HostInstance>(&Key::new(format!("host-instance/{id}")))? {
+        let instance: InstanceId = key.last().parse()?;
+        if let Some(spec) = txn.peek::<Instance>(&instance_key(index.account, instance))? {
+            let status = txn.peek::<InstanceStatus>(&instance_status_key(index.account, instance))?;
+            let state = instance_state(&spec, status.as_deref(), host_knowledge(txn, &spec)?);
+            left.instances.push((index.account, instance, state));
+        }
+    }
+    for (key, index) in txn.peek_range::<HostVolume>(&Key::new(format!("host-volume/{id}")))? {
+        left.volumes.push((index.account, key.last().parse()?));
+    }
+    Ok(left)
+}
+
+/// Forgets a host that takes nothing new and has nothing. Its certificate counts no more, and its agent, if it dials
+/// again, is refused.
 ///
 /// Errors: `InvalidHostID.NotFound`; `IncorrectState` for one that still takes work or has something.
-pub fn remove_host(txn: &mut Txn, id: HostId) -> Result<(), Error> {
-    let host = txn.get::<Host>(&host_key(id))?.ok_or_else(|| no_host(id))?;
+pub fn remove_host(txn: &mut Txn, id: HostId, now: Timestamp) -> Result<(), Error> {
+    let Some(host) = txn.get::<Host>(&host_key(id))? else {
+        // One that has joined and never said what it has.
+        txn.get::<Enrolment>(&enrolment_key(id))?.ok_or_else(|| no_host(id))?;
+        forget(txn, id, now)?;
+        return Ok(());
+    };
     if host.mode == HostMode::Active {
         return Err(Error::conflict("IncorrectState", format!("The host {id} takes new work: cordon it first.")));
     }
     if has_something(txn, id)? {
-        return Err(Error::conflict("IncorrectState", format!("The host {id} has instances or volumes.")));
+        let message = match host.mode {
+            HostMode::Lost => format!(
+                "The host {id} is lost, and instances or volumes that were on it are not deleted yet: their owners have \
+                 to. It is refused as it is."
+            ),
+            _ => format!(
+                "The host {id} has instances or volumes, which `terroir host drain {id}` names. If it never comes back, \
+                 `terroir host declare-lost {id}` does without it."
+            ),
+        };
+        return Err(Error::conflict("IncorrectState", message));
     }
-    terroir_sovereignty::ops::remove_host(txn, id);
     txn.delete(&host_key(id));
     txn.delete(&host_status_key(id));
     txn.delete(&host_capacity_key(id));
-    Ok(())
+    forget(txn, id, now)
 }
 
-fn no_host(id: HostId) -> Error {
+fn forget(txn: &mut Txn, id: HostId, now: Timestamp) -> Result<(), Error> {
+    terroir_sovereignty::ops::remove_host(txn, id);
+    txn.delete(&enrolment_key(id));
+    txn.put(&removed_host_key(id), &RemovedHost { removed_at: now })
+}
+
+pub(super) fn no_host(id: HostId) -> Error {
     Error::not_found("InvalidHostID.NotFound", format!("The host ID '{id}' does not exist"))
 }
 

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod collect;
+mod enrolment;
 mod host;
 mod key_pair;
 mod launch;
@@ -13,8 +14,12 @@ pub use attributes::{
     Flags, change_user_data, set_flags, set_groups, set_instance_type, set_metadata, set_source_dest_check,
 };
 pub use collect::{Collected, TERMINATED_VISIBLE, collect};
+pub use enrolment::{
+    MAX_TOKEN_LIFE, NewHost, add_join_token, enrol, ensure_authority, find_enrolment, readmit, register_enrolled,
+    was_removed,
+};
+pub use host::{Left, left_on, place_volume, register_host, remove_host, set_host_mode, update_facts};
 pub(crate) use host::{cluster, cluster_of, give_back, note_end, reserve};
-pub use host::{place_volume, register_host, remove_host, set_host_mode, update_facts};
 pub(crate) use key_pair::key_name_taken;
 pub use key_pair::{NewKeyPair, create_key_pair, delete_key_pair, find_key_pair, find_key_pair_named};
 pub use launch::{Launch, LaunchVolume, MAX_PER_LAUNCH, MAX_USER_DATA_BYTES, launch};

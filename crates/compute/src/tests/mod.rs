@@ -2,6 +2,7 @@
 
 mod attributes;
 mod capacity;
+mod enrolment;
 mod gateway;
 mod histories;
 mod launch;

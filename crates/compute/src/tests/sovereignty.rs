@@ -98,7 +98,7 @@ async fn what_is_stopped_does_not_start_where_it_may_not_be_any_more() {
 #[tokio::test]
 async fn only_an_empty_cordoned_host_is_removed() {
     let world = World::new(ROOMY).await;
-    let remove = async || world.with_context(|cx| ops::remove_host(cx.txn, world.host)).await;
+    let remove = async || world.with_context(|cx| ops::remove_host(cx.txn, world.host, cx.now)).await;
     let cordon = async || world.with_context(|cx| ops::set_host_mode(cx.txn, world.host, HostMode::Cordoned)).await;
     assert!(remove().await.unwrap_err().message().contains("cordon it first"));
     world.call::<RunInstances>(world.run(1)).await.unwrap();
@@ -107,7 +107,7 @@ async fn only_an_empty_cordoned_host_is_removed() {
 
     let empty = World::new(ROOMY).await;
     empty.with_context(|cx| ops::set_host_mode(cx.txn, empty.host, HostMode::Cordoned)).await.unwrap();
-    empty.with_context(|cx| ops::remove_host(cx.txn, empty.host)).await.unwrap();
+    empty.with_context(|cx| ops::remove_host(cx.txn, empty.host, cx.now)).await.unwrap();
     let txn = empty.store.read().await.unwrap();
     assert!(txn.peek::<crate::model::Host>(&host_key(empty.host)).unwrap().is_none());
     let error = empty.call::<RunInstances>(empty.run(1)).await.unwrap_err();
