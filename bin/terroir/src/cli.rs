@@ -184,7 +184,7 @@ pub enum QuotaCommand {
 #[derive(Debug, Subcommand)]
 pub enum TargetCommand {
     /// Name an endpoint that is told of events, or a foreign S3
-    Add(TargetArgs),
+    Add(Box<TargetArgs>),
     /// All targets, their ARNs, and what waits for them
     List {
         #[arg(long)]

@@ -14,7 +14,7 @@ pub async fn run(layout: &Layout, command: TargetCommand) -> Result<(), String> 
     let client = AdminClient::new(&layout.admin_socket());
     match command {
         TargetCommand::Add(args) => {
-            let request = request(args)?;
+            let request = request(*args)?;
             let name = request.name.clone();
             client.post::<()>("/objects/targets", &request).await.map_err(|error| error.to_string())?;
             let targets: Vec<TargetSummary> =
