@@ -464,10 +464,9 @@ impl From<BackendError> for Error {
             BackendError::Refused(error) => error,
             BackendError::Body(_) => Self::invalid("IncompleteBody", text),
             BackendError::DiskFull => Self::new(terroir_types::ErrorClass::Capacity, "InsufficientStorage", text),
-            BackendError::SourceChanged
-            | BackendError::Closed
-            | BackendError::ReadOnly
-            | BackendError::Away { .. } => Self::unavailable(text),
+            BackendError::SourceChanged | BackendError::Closed | BackendError::ReadOnly | BackendError::Away { .. } => {
+                Self::unavailable(text)
+            }
             BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) => Self::internal(text),
         }
     }

@@ -133,6 +133,11 @@ impl Unfinished {
         Self { files: files.clone(), ids: Vec::new(), remote: Vec::new() }
     }
 
+    /// Those here.
+    pub(super) fn ids(&self) -> &[ContentId] {
+        &self.ids
+    }
+
     pub(super) fn add_remote(&mut self, unfinished: RemoteUnfinished) {
         self.remote.push(unfinished);
     }

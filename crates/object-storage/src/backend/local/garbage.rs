@@ -8,8 +8,8 @@
 //! A crash leaves files that were never named. Numbers begin with the process's start, so only files of earlier starts
 //! can be orphans: they are looked for once, in the background.
 
-use rusqlite::{Connection, OptionalExtension, params};
 use futures::StreamExt;
+use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;

@@ -109,7 +109,13 @@ impl CheckedFile {
         Ok(Self { id, size, bytes: Place::Here(open(files, id)?), sums })
     }
 
-    pub(super) fn elsewhere(store: RemoteStore, data: RemoteData, id: ContentId, size: u64, sums: Option<Sums>) -> Self {
+    pub(super) fn elsewhere(
+        store: RemoteStore,
+        data: RemoteData,
+        id: ContentId,
+        size: u64,
+        sums: Option<Sums>,
+    ) -> Self {
         Self { id, size, bytes: Place::Elsewhere(store, data), sums }
     }
 

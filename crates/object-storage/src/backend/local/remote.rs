@@ -132,7 +132,10 @@ impl RemoteStore {
     }
 
     /// Tries a few times.
-    async fn ask<T, F: Future<Output = Result<T, OutboundError>>>(&self, ask: impl Fn() -> F) -> Result<T, BackendError> {
+    async fn ask<T, F: Future<Output = Result<T, OutboundError>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, BackendError> {
         let mut pauses = PAUSES.iter();
         loop {
             let error = match ask().await {
@@ -157,7 +160,12 @@ impl RemoteStore {
     }
 
     /// A second content with the same bytes; `size`: of the plain ones.
-    pub(super) async fn copy(&self, from: ContentId, to: ContentId, size: u64) -> Result<RemoteUnfinished, BackendError> {
+    pub(super) async fn copy(
+        &self,
+        from: ContentId,
+        to: ContentId,
+        size: u64,
+    ) -> Result<RemoteUnfinished, BackendError> {
         let NewRemote { foreign, bucket, .. } = &self.0.remote;
         let (from, key, stored) = (self.key_of(from), self.key_of(to), sealed_size(size));
         let unfinished = RemoteUnfinished { store: self.clone(), id: to, kept: false };

@@ -14,6 +14,8 @@ use crate::checksum::Checksum;
 pub(super) const EPOCH: &str = "epoch";
 /// All files of starts below this one are named by the index.
 pub(super) const SWEPT: &str = "swept";
+/// What foreign stores know this store by.
+pub(super) const STORE: &str = "store";
 /// Not 0: there may be contents without sums. Raised with each one that is copied.
 pub(super) const UNSUMMED: &str = "unsummed";
 /// The last content that the scrubber has read.
