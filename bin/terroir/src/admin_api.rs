@@ -102,6 +102,12 @@ pub struct TargetRequest {
     pub force: bool,
 }
 
+/// Where the bytes of larger objects go. None: to the disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineChoice {
+    pub target: Option<String>,
+}
+
 /// Without what only the server needs to know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TargetSummary {

@@ -4,13 +4,15 @@ use axum::Json;
 use axum::extract::State;
 use std::sync::Arc;
 use terroir_object_storage::backend::Outbox;
+use terroir_object_storage::engine;
 use terroir_object_storage::foreign::ForeignS3;
 use terroir_object_storage::target::{self, DEFAULT_MAX_QUEUED, Destination, ForeignBucket, Target, TargetTenant};
 use terroir_store::Txn;
 use terroir_types::{Error, Timestamp};
 
-use crate::admin_api::{NewTargetRequest, TargetRequest, TargetSummary};
+use crate::admin_api::{EngineChoice, NewTargetRequest, TargetRequest, TargetSummary};
 use crate::admin_server::{Admin, Answer};
+use crate::server::Cloud;
 
 pub async fn list_targets(State(admin): State<Arc<Admin>>) -> Answer<Vec<TargetSummary>> {
     let cloud = &admin.cloud;
@@ -106,4 +108,26 @@ pub async fn test_target(State(admin): State<Arc<Admin>>, Json(request): Json<Ta
         return Err(failed("reading", &"it came back with other bytes").into());
     }
     Ok(Json("wrote, read and deleted a test object".to_owned()))
+}
+
+pub async fn show_engine(State(admin): State<Arc<Admin>>) -> Answer<EngineChoice> {
+    let txn = admin.cloud.store.read().await?;
+    Ok(Json(EngineChoice { target: engine::engine(&txn)?.tenant.current.clone() }))
+}
+
+pub async fn set_engine(State(admin): State<Arc<Admin>>, Json(choice): Json<EngineChoice>) -> Answer<EngineChoice> {
+    let cloud = &admin.cloud;
+    cloud.store.transact(&[], |txn| engine::set(txn, choice.target.as_deref(), &*cloud.ids)).await?;
+    use_engine(cloud).await?;
+    Ok(Json(choice))
+}
+
+/// Has the store of objects know what the operator has chosen.
+pub async fn use_engine(cloud: &Cloud) -> Result<(), Error> {
+    let txn = cloud.store.read().await?;
+    for remote in engine::remotes(&txn, &cloud.outbound, &cloud.clock)? {
+        cloud.backend.add_remote(remote).await.map_err(Error::from)?;
+    }
+    cloud.backend.set_current_remote(engine::engine(&txn)?.tenant.current.clone());
+    Ok(())
 }

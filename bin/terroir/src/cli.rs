@@ -208,6 +208,8 @@ pub enum ObjectsCommand {
     /// Places outside that tenants may send events to, by ARN
     #[command(subcommand)]
     Target(TargetCommand),
+    /// Where the bytes of larger objects go from now on; without arguments, where they go now
+    Engine(EngineArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -274,6 +276,16 @@ pub enum TargetCommand {
     },
     /// Send something to a target and say what came of it
     Test { name: String },
+}
+
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// To the one bucket of this target
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub target: Option<String>,
+    /// To this machine's disk
+    #[arg(long)]
+    pub local: bool,
 }
 
 #[derive(Debug, Args)]

@@ -88,6 +88,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Image(command) => image::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Target(command)) => target::run(&layout, command).await,
+        Command::Objects(ObjectsCommand::Engine(args)) => target::engine(&layout, args).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         // Each has a runtime of its own, made after it gave up its privileges.
         Command::Server | Command::Agent | Command::GuestServices => Ok(()),

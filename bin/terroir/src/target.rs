@@ -1,13 +1,13 @@
-//! `terroir objects target`.
+//! `terroir objects target` and `terroir objects engine`.
 
 use std::io::Read;
 use std::path::Path;
 use terroir_object_storage::target::{Destination, ForeignBucket, S3Destination};
 use terroir_types::Secret;
 
-use crate::admin_api::{NewTargetRequest, TargetRequest, TargetSummary};
+use crate::admin_api::{EngineChoice, NewTargetRequest, TargetRequest, TargetSummary};
 use crate::admin_client::AdminClient;
-use crate::cli::{TargetArgs, TargetCommand};
+use crate::cli::{EngineArgs, TargetArgs, TargetCommand};
 use crate::layout::Layout;
 
 pub async fn run(layout: &Layout, command: TargetCommand) -> Result<(), String> {
@@ -51,6 +51,21 @@ pub async fn run(layout: &Layout, command: TargetCommand) -> Result<(), String> 
             Ok(())
         }
     }
+}
+
+pub async fn engine(layout: &Layout, args: EngineArgs) -> Result<(), String> {
+    let client = AdminClient::new(&layout.admin_socket());
+    let choice: EngineChoice = if args.target.is_some() || args.local {
+        let choice = EngineChoice { target: args.target };
+        client.post("/objects/engine", &choice).await.map_err(|error| error.to_string())?
+    } else {
+        client.get("/objects/engine").await.map_err(|error| error.to_string())?
+    };
+    match choice.target {
+        Some(name) => println!("the bytes of new objects above 32 KiB go to the target {name}"),
+        None => println!("the bytes of new objects go to this machine's disk"),
+    }
+    Ok(())
 }
 
 fn request(args: TargetArgs) -> Result<NewTargetRequest, String> {

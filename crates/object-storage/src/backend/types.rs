@@ -407,6 +407,9 @@ pub enum BackendError {
     /// Reading the client's body failed.
     #[error("the body ended early: {0}")]
     Body(BoxError),
+    /// Where the bytes are, or would go, does not answer as it should. `slow`: it asks to be asked less.
+    #[error("the foreign store of the bytes: {detail}")]
+    Away { slow: bool, detail: String },
     #[error("no disk space is left for objects")]
     DiskFull,
     #[error("the file system of the objects cannot be written")]
@@ -461,7 +464,9 @@ impl From<BackendError> for Error {
             BackendError::Refused(error) => error,
             BackendError::Body(_) => Self::invalid("IncompleteBody", text),
             BackendError::DiskFull => Self::new(terroir_types::ErrorClass::Capacity, "InsufficientStorage", text),
-            BackendError::SourceChanged | BackendError::Closed | BackendError::ReadOnly => Self::unavailable(text),
+            BackendError::SourceChanged | BackendError::Closed | BackendError::ReadOnly | BackendError::Away { .. } => {
+                Self::unavailable(text)
+            }
             BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) => Self::internal(text),
         }
     }

@@ -99,11 +99,11 @@ async fn settled(world: &World) {
     }
 }
 
-fn bytes(size: usize) -> Bytes {
+pub fn bytes(size: usize) -> Bytes {
     (0..size).map(|n| (n * 7 % 251) as u8).collect()
 }
 
-async fn upload(client: &Client, key: &str, parts: &[Bytes]) -> Answer {
+pub async fn upload(client: &Client, key: &str, parts: &[Bytes]) -> Answer {
     let begun = client.post(&format!("/bucket/{key}?uploads")).header("x-amz-tagging", "copy=yes").send().await;
     let upload = begun.expect(200, key).field("UploadId").unwrap();
     let mut document = String::new();
@@ -480,7 +480,7 @@ async fn copies_obey_sovereignty_policies() {
 }
 
 /// Serves a world on a port.
-async fn serve(world: &World) -> String {
+pub async fn serve(world: &World) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let front = world.front.clone();

@@ -164,9 +164,7 @@ impl Inner {
         }
         let file = CheckedFile::open_whole(&self.files, id, sums)?;
         // What the disk has is to be seen, and what is read here is not to displace what is read often.
-        if let Err(error) = posix_fadvise(file.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
-            tracing::debug!(%error, "the cache of a file was not dropped");
-        }
+        drop_cache(&file);
         let summed = file.is_summed();
         Ok(Opened::File(file, summed, pin))
     }
@@ -189,8 +187,13 @@ fn each_chunk(file: &CheckedFile, pace: &Pace, mut take: impl FnMut(&[u8])) -> R
         at += CHUNK;
         pace.after(chunk.len() as u64)?;
     }
-    if let Err(error) = posix_fadvise(file.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
+    drop_cache(file);
+    Ok(file.size())
+}
+
+fn drop_cache(file: &CheckedFile) {
+    let Some(file) = file.file() else { return };
+    if let Err(error) = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
         tracing::debug!(%error, "the cache of a file was not dropped");
     }
-    Ok(file.size())
 }

@@ -10,6 +10,7 @@ mod list_versions;
 mod multipart;
 mod outbox;
 mod reader;
+mod remote;
 mod replica;
 mod rows;
 mod schema;
@@ -19,6 +20,7 @@ mod verify;
 mod versions;
 mod writer;
 
+pub use remote::NewRemote;
 pub use scrub::Scrubbed;
 pub use verify::{Finding, FindingKind, Owner, Phase, Progress, Report, Stats};
 
@@ -35,7 +37,9 @@ use self::garbage::{Pin, Pins};
 use self::index::Index;
 use self::outbox::Fact;
 use self::reader::{FileContent, InlineContent, Piece};
+use self::remote::{RemoteData, RemoteStore, Remotes};
 use self::rows::{Data, NewData, NewObject};
+use self::sums::Sums;
 use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
@@ -64,6 +68,7 @@ struct Inner {
     /// The latest place in the order of versions that was given out.
     seq: AtomicI64,
     outbox_bell: watch::Sender<u64>,
+    remotes: Remotes,
 }
 
 /// Places in the order of versions within one millisecond.
@@ -143,7 +148,19 @@ impl LocalBackend {
         let counter = AtomicU64::new(0);
         let seq = AtomicI64::new(0);
         let outbox_bell = watch::Sender::new(0);
-        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter, seq, outbox_bell });
+        let inner = Arc::new(Inner {
+            index,
+            files,
+            pins,
+            budget,
+            clock,
+            ids,
+            epoch,
+            counter,
+            seq,
+            outbox_bell,
+            remotes: Remotes::default(),
+        });
         tokio::spawn(garbage::collect(Arc::downgrade(&inner), Arc::clone(&inner.pins)));
         let sweeping = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -155,6 +172,45 @@ impl LocalBackend {
             }
         });
         Ok(Self(inner))
+    }
+
+    /// Makes a foreign store known, whose contents can be read from here on, and removes in the background what earlier
+    /// starts have left unfinished there.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub async fn add_remote(&self, remote: NewRemote) -> Result<(), BackendError> {
+        let new = self.0.ids.next_u64() >> 1;
+        let number = self.0.index.write(move |c| {
+            if let Some(number) = rows::meta(c, rows::STORE)? {
+                return Ok(number);
+            }
+            rows::set_meta(c, rows::STORE, new.cast_signed())?;
+            Ok(new.cast_signed())
+        });
+        let store = RemoteStore::new(remote, number.await?.cast_unsigned(), Arc::clone(&self.0.ids));
+        self.0.remotes.add(store.clone());
+        let sweeping = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            let Some(inner) = sweeping.upgrade() else { return };
+            match store.sweep(&inner).await {
+                Ok(0) => {}
+                Ok(removed) => tracing::info!(removed, "removed foreign contents that were never finished"),
+                Err(error) => tracing::warn!(%error, "unfinished foreign contents remain; the next start looks again"),
+            }
+            inner.ring_if(true);
+        });
+        Ok(())
+    }
+
+    /// Where new contents go that are too large for the index; none: to the disk.
+    pub fn set_current_remote(&self, name: Option<String>) {
+        self.0.remotes.set_current(name);
+    }
+
+    /// The cell's own blobs stay here: hosts need them when nothing else answers.
+    fn store_for(&self, at: &Place) -> Result<Option<RemoteStore>, BackendError> {
+        if at.bucket == BucketId::SYSTEM { Ok(None) } else { self.0.remotes.current() }
     }
 
     /// Removes, and waits for it, what earlier processes left unfinished; gives the number of files. `open` does the
@@ -177,7 +233,7 @@ impl LocalBackend {
             let (place, condition) = (at.clone(), condition.clone());
             self.0.index.look_up(move |c| versions::check_condition(c, &place, &condition)).await?;
         }
-        let received = self.receive(body, &algorithms, max_size, true, sealer).await?;
+        let received = self.receive(body, &algorithms, max_size, true, sealer, self.store_for(at)?).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let head = ObjectHead {
             size: received.digests.length,
@@ -195,6 +251,7 @@ impl LocalBackend {
                 (self.0.next_content(), data, Unfinished::none(&self.0.files))
             }
             ReceivedBytes::File(id, unfinished) => (id, NewData::File(Some(received.sums)), unfinished),
+            ReceivedBytes::Remote(id, data, unfinished) => (id, NewData::Remote(data, Some(received.sums)), unfinished),
         };
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
         self.commit(at, new, condition, versioning, notes, unfinished).await
@@ -286,32 +343,51 @@ impl LocalBackend {
 
     /// Gives the object's bytes a second owner: files by a second name, small ones by a copy.
     async fn duplicate(&self, source: Found) -> Result<(ContentId, NewData, Unfinished), BackendError> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || {
-            let id = inner.next_content();
-            let mut unfinished = Unfinished::none(&inner.files);
-            let sums = |id| inner.index.readers.read(|c| rows::sums(c, id));
-            let data = match source.data {
-                Data::Inline(bytes, sums) => NewData::Inline(bytes, sums),
-                Data::File => {
-                    unfinished.add(inner.files.link(source.content, id)?);
-                    inner.files.sync_entries(&[id])?;
-                    NewData::File(sums(source.content)?)
+        let stored = |size| if source.head.meta.encryption.is_some() { sealed_size(size) } else { size };
+        let id = self.0.next_content();
+        let mut unfinished = Unfinished::none(&self.0.files);
+        let data = match source.data {
+            Data::Inline(bytes, sums) => NewData::Inline(bytes, sums),
+            Data::File => {
+                match self.duplicate_one(source.content, id, stored(source.head.size), &mut unfinished).await? {
+                    (Some(remote), sums) => NewData::Remote(remote, sums),
+                    (None, sums) => NewData::File(sums),
                 }
-                Data::Parts(parts) => {
-                    let mut copies = Vec::with_capacity(parts.len());
-                    for part in parts {
-                        let copy = inner.next_content();
-                        unfinished.add(inner.files.link(part.content, copy)?);
-                        copies.push((PartOfObject { content: copy, ..part.clone() }, sums(part.content)?));
-                    }
-                    inner.files.sync_entries(&copies.iter().map(|(part, _)| part.content).collect::<Vec<_>>())?;
-                    NewData::LinkedParts(copies)
+            }
+            Data::Parts(parts) => {
+                let mut copies = Vec::with_capacity(parts.len());
+                for part in parts {
+                    let copy = self.0.next_content();
+                    let copied = self.duplicate_one(part.content, copy, stored(part.size), &mut unfinished);
+                    let (remote, sums) = copied.await?;
+                    copies.push((PartOfObject { content: copy, ..part.clone() }, remote, sums));
                 }
-            };
-            Ok((id, data, unfinished))
-        })
-        .await
+                NewData::LinkedParts(copies)
+            }
+        };
+        let (files, here) = (self.0.files.clone(), unfinished.ids().to_vec());
+        blocking(move || Ok(files.sync_entries(&here)?)).await?;
+        Ok((id, data, unfinished))
+    }
+
+    /// The same for one content, which has so many bytes.
+    async fn duplicate_one(
+        &self,
+        from: ContentId,
+        to: ContentId,
+        size: u64,
+        unfinished: &mut Unfinished,
+    ) -> Result<(Option<RemoteData>, Option<Sums>), BackendError> {
+        let read = move |c: &rusqlite::Connection| Ok((rows::remote(c, from)?, rows::sums(c, from)?));
+        let (remote, sums) = self.0.index.read(read).await?;
+        match &remote {
+            Some(data) => unfinished.add_remote(self.0.remotes.get(&data.target)?.copy(from, to, size).await?),
+            None => {
+                let files = self.0.files.clone();
+                unfinished.add(blocking(move || Ok(files.link(from, to)?)).await?);
+            }
+        }
+        Ok((remote, sums))
     }
 }
 
@@ -347,13 +423,20 @@ impl Found {
                 parts.iter().map(|part| Piece { id: part.content, size: stored(part.size) }).collect()
             }
         };
-        let (files, readers) = (inner.files.clone(), Arc::clone(&inner.index.readers));
+        let (files, readers, remotes) = (inner.files.clone(), Arc::clone(&inner.index.readers), inner.remotes.clone());
         let content: Box<dyn Content> = match self.data {
             Data::Inline(bytes, _) => Box::new(InlineContent(bytes)),
-            Data::File => {
-                Box::new(FileContent { files, readers, pieces: pieces.into(), parts: Vec::new(), pin: self.pin })
+            Data::File => Box::new(FileContent {
+                files,
+                readers,
+                remotes,
+                pieces: pieces.into(),
+                parts: Vec::new(),
+                pin: self.pin,
+            }),
+            Data::Parts(parts) => {
+                Box::new(FileContent { files, readers, remotes, pieces: pieces.into(), parts, pin: self.pin })
             }
-            Data::Parts(parts) => Box::new(FileContent { files, readers, pieces: pieces.into(), parts, pin: self.pin }),
         };
         OpenObject { head: self.head, content }
     }
@@ -497,9 +580,13 @@ impl ObjectBackend for LocalBackend {
         let NewPart { number, algorithms, verify, sealing } = part;
         let sealed = sealing.is_some();
         let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
-        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false, sealer).await?;
-        let ReceivedBytes::File(content, unfinished) = received.bytes else {
-            return Err(BackendError::Damaged("a part was not written to a file".into()));
+        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false, sealer, self.store_for(at)?).await?;
+        let (content, data, unfinished) = match received.bytes {
+            ReceivedBytes::File(id, unfinished) => (id, NewData::File(Some(received.sums)), unfinished),
+            ReceivedBytes::Remote(id, data, unfinished) => (id, NewData::Remote(data, Some(received.sums)), unfinished),
+            ReceivedBytes::Inline(_) => {
+                return Err(BackendError::Damaged("a part was not written to a file".into()));
+            }
         };
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let part = PartHead {
@@ -509,12 +596,12 @@ impl ObjectBackend for LocalBackend {
             modified: self.0.now(),
             checksum,
         };
-        let (place, upload, row, sums) = (at.clone(), upload.to_owned(), part.clone(), received.sums);
+        let (place, upload, row) = (at.clone(), upload.to_owned(), part.clone());
         let write = move |c: &rusqlite::Connection| {
             if let Some(upload) = multipart::find(c, &place, &upload)? {
                 check_sealing(upload.new.meta.encryption.is_some(), sealed)?;
             }
-            multipart::put_part(c, &place, &upload, content, &sums, &row)
+            multipart::put_part(c, &place, &upload, content, &data, &row)
         };
         let garbage = self.0.index.write_guarded(unfinished, write).await?;
         self.0.ring_if(garbage);

@@ -415,7 +415,7 @@ fn references(c: &Connection, found: &mut Contradictions) -> Result<(), BackendE
 
 /// What a content lists, if it is a list.
 fn parts_of(c: &Connection, id: ContentId, kind: i64) -> Result<Vec<ContentId>, BackendError> {
-    if kind == rows::INLINE || kind == rows::FILE {
+    if kind == rows::INLINE || kind == rows::FILE || kind == rows::REMOTE {
         return Ok(Vec::new());
     }
     match rows::content(c, id) {
