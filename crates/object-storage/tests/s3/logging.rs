@@ -35,10 +35,12 @@ async fn lines(world: &World) -> Vec<Vec<String>> {
 }
 
 /// Delivers until there are `count` lines: a line is written when the answer has gone out, which its reader may see sooner.
+/// Requests that configure logging are left out: whether they are logged themselves depends on when the setting is seen.
 async fn delivered(world: &World, count: usize) -> Vec<Vec<String>> {
     for _ in 0..200 {
         world.front.deliver_access_logs_now().await;
-        let lines = lines(world).await;
+        let mut lines = lines(world).await;
+        lines.retain(|line| !line[6].ends_with(".LOGGING_STATUS"));
         if lines.len() >= count {
             return lines;
         }
@@ -70,6 +72,8 @@ async fn requests_are_logged_in_aws_s_format() {
     c.put("/logs?policy").body(policy(&world.account.to_string())).send().await.expect(204, "policy");
     c.put("/bucket/before").body("x").send().await.expect(200, "before");
     configure(c, "logs", "").await.expect(200, "logging");
+    // Waits until the setting is seen, too.
+    c.get("/bucket?logging").send().await.expect(200, "logging");
     let user = world
         .user(
             "reader",
@@ -87,7 +91,6 @@ async fn requests_are_logged_in_aws_s_format() {
     c.put("/bucket/copy").header("x-amz-copy-source", "/bucket/a%20b").send().await.expect(200, "copy");
     assert_eq!(lines(&world).await.len(), 0, "not delivered yet");
     let expected = [
-        ["REST.PUT.LOGGING_STATUS", "-", "200", "-", "-", "-"],
         ["REST.PUT.VERSIONING", "-", "200", "-", "-", "-"],
         ["REST.PUT.OBJECT", "a%20b", "200", "-", "-", "5"],
         ["REST.GET.OBJECT", "a%20b", "206", "-", "2", "5"],
@@ -110,19 +113,19 @@ async fn requests_are_logged_in_aws_s_format() {
     }
     assert!(lines.iter().all(|line| line.len() == 26), "{lines:#?}");
     assert!(lines.iter().all(|line| line[1] == "bucket" && line[2] == "24/Nov/2026:05:00:00 +0000"));
-    let put = line(&expected[2]);
+    let put = line(&expected[1]);
     assert_eq!(
         (put[8].as_str(), put[15].as_str(), put[16].as_str()),
         ("PUT /bucket/a%20b HTTP/1.1", "http://from/", "a %client%")
     );
     assert_eq!((put[17].as_str(), put[19].as_str(), put[21].as_str()), (version.as_str(), "SigV4", "AuthHeader"));
-    let ranged = line(&expected[3]);
+    let ranged = line(&expected[2]);
     assert!(ranged[4].ends_with(":user/reader"), "{ranged:?}");
     // Nothing is said twice, and nothing once it is off.
     c.put("/bucket?logging").body("<BucketLoggingStatus/>").send().await.expect(200, "off");
+    c.get("/bucket?logging").send().await.expect(200, "off");
     c.get("/bucket/absent").send().await.refused(404, "NoSuchKey", "absent");
-    world.front.deliver_access_logs_now().await;
-    assert_eq!(self::lines(&world).await.len(), expected.len());
+    assert_eq!(delivered(&world, expected.len()).await.len(), expected.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
