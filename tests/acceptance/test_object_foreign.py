@@ -52,6 +52,12 @@ def listed(s3, bucket):
     return [item for page in pages for item in page.get("Contents", [])]
 
 
+def holds(cloud, canary):
+    """Whether anything in the data folder has these bytes."""
+    files = [path for path in cloud.data_dir.rglob("*") if path.is_file() and not path.is_symlink()]
+    return any(canary in path.read_bytes() for path in files)
+
+
 def test_kill_9_loses_nothing_and_leaves_nothing(cloud, far, tmp_path):
     account = far.account("engine")
     secret = tmp_path / "secret"
@@ -69,6 +75,18 @@ def test_kill_9_loses_nothing_and_leaves_nothing(cloud, far, tmp_path):
     assert done.returncode != 0 and "bytes of objects" in done.stderr
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket="near")
+    # The foreign store is blind; that the search finds what is there shows with one that was planted.
+    canary, planted = os.urandom(32).hex().encode(), os.urandom(32).hex().encode()
+    for size in (1, 100_000):
+        s3.put_object(Bucket="near", Key=f"canary-{size}", Body=canary * (size // 64 + 600), Metadata={"c": canary.decode()})
+    there.create_bucket(Bucket="planted")
+    there.put_object(Bucket="planted", Key="large", Body=planted * 2000)
+    assert len(listed(there, "bytes-only")) == 2
+    assert holds(far, planted) and not holds(far, canary)
+    done = cloud.terroir("objects", "engine").stdout
+    assert "at far: 2 contents" in done and "nobody has stated where it is" in done
+    for size in (1, 100_000):
+        s3.delete_object(Bucket="near", Key=f"canary-{size}")
     writers = [Writer(cloud) for _ in range(3)]
     for writer in writers:
         writer.start()
@@ -95,11 +113,12 @@ def test_kill_9_loses_nothing_and_leaves_nothing(cloud, far, tmp_path):
     until("no upload is left", lambda: "Uploads" not in there.list_multipart_uploads(Bucket="bytes-only"), 60)
     assert all(item["Key"].startswith("terroir/") for item in listed(there, "bytes-only"))
     # Away: clear words, and what needs no bytes goes on.
-    os.kill(far.pid_of("server"), signal.SIGSTOP)
+    stopped = far.pid_of("server")
+    os.kill(stopped, signal.SIGSTOP)
     try:
         s3.put_object(Bucket="near", Key="small", Body=b"x")
     finally:
-        os.kill(far.pid_of("server"), signal.SIGCONT)
+        os.kill(stopped, signal.SIGCONT)
     far.stop()
     refused("ServiceUnavailable", s3.put_object, Bucket="near", Key="large", Body=b"x" * 100_000, status=503)
     assert s3.get_object(Bucket="near", Key="small")["Body"].read() == b"x"

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use terroir_object_storage::backend::local::PlaceStats;
 use terroir_object_storage::target::Destination;
 use terroir_policy::{Operator, Site};
 use terroir_types::HostId;
@@ -106,6 +107,15 @@ pub struct TargetRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct EngineChoice {
     pub target: Option<String>,
+    /// Where the target is.
+    pub site: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineStatus {
+    pub current: EngineChoice,
+    /// What is where now.
+    pub places: Vec<PlaceStats>,
 }
 
 /// Without what only the server needs to know.

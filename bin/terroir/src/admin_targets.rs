@@ -6,11 +6,13 @@ use std::sync::Arc;
 use terroir_object_storage::backend::Outbox;
 use terroir_object_storage::engine;
 use terroir_object_storage::foreign::ForeignS3;
-use terroir_object_storage::target::{self, DEFAULT_MAX_QUEUED, Destination, ForeignBucket, Target, TargetTenant};
+use terroir_object_storage::target::{
+    self, DEFAULT_MAX_QUEUED, Destination, ForeignBucket, S3Destination, Target, TargetTenant,
+};
 use terroir_store::Txn;
 use terroir_types::{Error, Timestamp};
 
-use crate::admin_api::{EngineChoice, NewTargetRequest, TargetRequest, TargetSummary};
+use crate::admin_api::{EngineChoice, EngineStatus, NewTargetRequest, TargetRequest, TargetSummary};
 use crate::admin_server::{Admin, Answer};
 use crate::server::Cloud;
 
@@ -91,12 +93,18 @@ pub async fn test_target(State(admin): State<Arc<Admin>>, Json(request): Json<Ta
         }
         Destination::S3(s3) => s3.clone(),
     };
+    try_out(cloud, &request.name, s3).await?;
+    Ok(Json("wrote, read and deleted a test object".to_owned()))
+}
+
+/// Writes, reads and deletes an object.
+async fn try_out(cloud: &Cloud, name: &str, s3: S3Destination) -> Result<(), Error> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
-        Error::unavailable(format!("{}: {what} a test object: {error}", request.name))
+        Error::unavailable(format!("{name}: {what} a test object: {error}"))
     };
     let ForeignBucket::One(bucket) = s3.bucket.clone() else {
         let message = "its buckets are known only by what is sent to them: there is nothing to try out";
-        return Err(Error::invalid("InvalidParameterValue", message).into());
+        return Err(Error::invalid("InvalidParameterValue", message));
     };
     let foreign = ForeignS3::new(cloud.outbound.clone(), Arc::clone(&cloud.clock), s3);
     let key = format!("terroir-test-{:016x}", cloud.ids.next_u64());
@@ -104,22 +112,30 @@ pub async fn test_target(State(admin): State<Arc<Admin>>, Json(request): Json<Ta
     foreign.put(&bucket, &key, Default::default(), body.clone()).await.map_err(|error| failed("writing", &error))?;
     let read = foreign.get(&bucket, &key, body.len()).await.map_err(|error| failed("reading", &error));
     foreign.delete(&bucket, &key).await.map_err(|error| failed("deleting", &error))?;
-    if read? != body {
-        return Err(failed("reading", &"it came back with other bytes").into());
-    }
-    Ok(Json("wrote, read and deleted a test object".to_owned()))
+    if read? == body { Ok(()) } else { Err(failed("reading", &"it came back with other bytes")) }
 }
 
-pub async fn show_engine(State(admin): State<Arc<Admin>>) -> Answer<EngineChoice> {
-    let txn = admin.cloud.store.read().await?;
-    Ok(Json(EngineChoice { target: engine::engine(&txn)?.tenant.current.clone() }))
+pub async fn show_engine(State(admin): State<Arc<Admin>>) -> Answer<EngineStatus> {
+    let engine = engine::engine(&admin.cloud.store.read().await?)?;
+    let target = engine.tenant.current.clone();
+    let site = target.as_ref().and_then(|name| engine.tenant.sites.get(name).cloned());
+    let places = admin.cloud.backend.stats().await.map_err(Error::from)?.places;
+    Ok(Json(EngineStatus { current: EngineChoice { target, site }, places }))
 }
 
-pub async fn set_engine(State(admin): State<Arc<Admin>>, Json(choice): Json<EngineChoice>) -> Answer<EngineChoice> {
+/// A target that does not take, give back and remove an object is refused: else it would be its users who find out.
+pub async fn set_engine(State(admin): State<Arc<Admin>>, Json(choice): Json<EngineChoice>) -> Answer<EngineStatus> {
     let cloud = &admin.cloud;
-    cloud.store.transact(&[], |txn| engine::set(txn, choice.target.as_deref(), &*cloud.ids)).await?;
+    let (target, site) = (choice.target.as_deref(), choice.site.as_deref());
+    if let Some(name) = target {
+        let found = target::find(&cloud.store.read().await?, name)?.ok_or_else(|| target::no_target(name))?;
+        if let Destination::S3(s3) = &found.tenant.place {
+            try_out(cloud, name, s3.clone()).await?;
+        }
+    }
+    cloud.store.transact(&[], |txn| engine::set(txn, target, site, &*cloud.ids)).await?;
     use_engine(cloud).await?;
-    Ok(Json(choice))
+    show_engine(State(admin)).await
 }
 
 /// Has the store of objects know what the operator has chosen.

@@ -146,7 +146,10 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
         BackendError::Closed => {
             s3("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE, "The service is shutting down. Try again.")
         }
-        error @ (BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_)) => internal(&error, None),
+        error
+        @ (BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) | BackendError::Foreign(_)) => {
+            internal(&error, None)
+        }
     }
 }
 

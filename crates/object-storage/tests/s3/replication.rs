@@ -438,7 +438,7 @@ async fn what_a_configuration_may_say() {
 }
 
 /// In these worlds nobody has stated where the store is, so that any policy forbids it.
-async fn forbid(world: &World, account: AccountId) {
+pub async fn forbid(world: &World, account: AccountId) {
     let now = world.clock.now();
     let set = |txn: &mut terroir_store::Txn| {
         terroir_sovereignty::ops::set_account_policy(txn, account, r#"{"countries": {"allow": ["FR"]}}"#, now)

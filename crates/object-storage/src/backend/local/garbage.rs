@@ -10,13 +10,13 @@
 
 use futures::StreamExt;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::files::{ContentId, Files, epoch_of};
-use super::remote::RemoteData;
+use super::remote::{Name, RemoteData};
 use super::writer::blocking;
 use super::{Inner, rows};
 use crate::backend::BackendError;
@@ -25,7 +25,7 @@ const BATCH: i64 = 500;
 /// Removals at once in a foreign store.
 const REMOTE_AT_ONCE: usize = 8;
 /// After a foreign store could not be reached.
-const RETRY: Duration = Duration::from_secs(60);
+pub(super) const RETRY: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct Pins {
@@ -96,6 +96,8 @@ pub(super) async fn collect(backend: Weak<Inner>, pins: Arc<Pins>) {
 
 async fn collect_once(inner: &Arc<Inner>) -> Result<(), BackendError> {
     let (mut after, mut failure) = (-1_i64, None);
+    // One that does not answer is not asked for each content.
+    let mut away = HashSet::new();
     loop {
         let ids = inner
             .index
@@ -112,6 +114,8 @@ async fn collect_once(inner: &Arc<Inner>) -> Result<(), BackendError> {
         let unpinned = inner.pins.unpinned(ids.iter().map(|(id, _)| id.cast_unsigned()).collect());
         let elsewhere: HashMap<_, _> =
             ids.into_iter().filter_map(|(id, remote)| Some((id.cast_unsigned(), remote?))).collect();
+        let is_away = |id: &ContentId| elsewhere.get(id).is_some_and(|data| away.contains(&data.target));
+        let unpinned: Vec<_> = unpinned.into_iter().filter(|id| !is_away(id)).collect();
         let (remote, here): (Vec<_>, Vec<_>) = unpinned.into_iter().partition(|id| elsewhere.contains_key(id));
         let files = inner.files.clone();
         let mut removed = blocking(move || {
@@ -120,17 +124,21 @@ async fn collect_once(inner: &Arc<Inner>) -> Result<(), BackendError> {
         })
         .await?;
         let removing = remote.into_iter().map(|id| {
-            let store = inner.remotes.get(&elsewhere[&id].target);
+            let data = &elsewhere[&id];
+            let store = inner.remotes.get(&data.target);
             async move {
-                store?.remove(id).await?;
-                Ok::<_, BackendError>(id)
+                let removed = async { store?.remove(Name::new(id, data)).await };
+                removed.await.map(|()| id).map_err(|error| (data.target.clone(), error))
             }
         });
         let mut removing = futures::stream::iter(removing).buffer_unordered(REMOTE_AT_ONCE);
         while let Some(result) = removing.next().await {
             match result {
                 Ok(id) => removed.push(id),
-                Err(error) => failure = Some(error),
+                Err((target, error)) => {
+                    away.insert(target);
+                    failure = Some(error);
+                }
             }
         }
         drop(removing);
@@ -186,6 +194,17 @@ pub(super) fn unnamed(c: &Connection, ids: Vec<ContentId>) -> Result<Vec<Content
     for id in ids {
         if known.query_row([id.cast_signed()], |_| Ok(())).optional()?.is_none() {
             orphans.push(id);
+        }
+    }
+    Ok(orphans)
+}
+
+/// The same in a foreign store.
+pub(super) fn unnamed_elsewhere(c: &Connection, names: Vec<Name>) -> Result<Vec<Name>, BackendError> {
+    let mut orphans = Vec::new();
+    for name in names {
+        if rows::remote(c, name.id)?.is_none_or(|data| data.nonce != name.nonce) {
+            orphans.push(name);
         }
     }
     Ok(orphans)

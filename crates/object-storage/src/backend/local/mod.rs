@@ -22,9 +22,10 @@ mod writer;
 
 pub use remote::NewRemote;
 pub use scrub::Scrubbed;
-pub use verify::{Finding, FindingKind, Owner, Phase, Progress, Report, Stats};
+pub use verify::{Finding, FindingKind, Owner, Phase, PlaceStats, Progress, Report, Stats};
 
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -192,13 +193,24 @@ impl LocalBackend {
         self.0.remotes.add(store.clone());
         let sweeping = Arc::downgrade(&self.0);
         tokio::spawn(async move {
-            let Some(inner) = sweeping.upgrade() else { return };
-            match store.sweep(&inner).await {
-                Ok(0) => {}
-                Ok(removed) => tracing::info!(removed, "removed foreign contents that were never finished"),
-                Err(error) => tracing::warn!(%error, "unfinished foreign contents remain; the next start looks again"),
+            // Until it answered once.
+            loop {
+                let Some(inner) = sweeping.upgrade() else { return };
+                let swept = store.sweep(&inner).await;
+                inner.ring_if(true);
+                drop(inner);
+                match swept {
+                    Ok(0) => return,
+                    Ok(removed) => {
+                        tracing::info!(removed, "removed foreign contents that were never finished");
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "unfinished foreign contents may remain; they are looked for again")
+                    }
+                }
+                tokio::time::sleep(garbage::RETRY).await;
             }
-            inner.ring_if(true);
         });
         Ok(())
     }
@@ -224,7 +236,8 @@ impl LocalBackend {
         let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size, notes, sealing } = put;
         check_sealing(meta.encryption.is_some(), sealing.is_some())?;
         let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
-        self.0.admit(size.unwrap_or(0))?;
+        let store = self.store_for(at)?;
+        self.0.admit(if store.is_none() { size.unwrap_or(0) } else { 0 })?;
         if size.is_some_and(|size| size > max_size) {
             return Err(BackendError::TooLarge);
         }
@@ -233,7 +246,7 @@ impl LocalBackend {
             let (place, condition) = (at.clone(), condition.clone());
             self.0.index.look_up(move |c| versions::check_condition(c, &place, &condition)).await?;
         }
-        let received = self.receive(body, &algorithms, max_size, true, sealer, self.store_for(at)?).await?;
+        let received = self.receive(body, &algorithms, max_size, true, sealer, store).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let head = ObjectHead {
             size: received.digests.length,
@@ -341,28 +354,32 @@ impl LocalBackend {
             .await
     }
 
-    /// Gives the object's bytes a second owner: files by a second name, small ones by a copy.
-    async fn duplicate(&self, source: Found) -> Result<(ContentId, NewData, Unfinished), BackendError> {
+    /// Gives the object's bytes a second owner: files by a second name, small ones by a copy. What lies where the copy may
+    /// not be is written again, where new bytes go.
+    async fn duplicate(
+        &self,
+        to: &Place,
+        source: Found,
+        keep_out: &BTreeSet<String>,
+    ) -> Result<(ContentId, NewData, Unfinished), BackendError> {
         let stored = |size| if source.head.meta.encryption.is_some() { sealed_size(size) } else { size };
-        let id = self.0.next_content();
         let mut unfinished = Unfinished::none(&self.0.files);
-        let data = match source.data {
-            Data::Inline(bytes, sums) => NewData::Inline(bytes, sums),
+        let (id, data) = match source.data {
+            Data::Inline(bytes, sums) => (self.0.next_content(), NewData::Inline(bytes, sums)),
             Data::File => {
-                match self.duplicate_one(source.content, id, stored(source.head.size), &mut unfinished).await? {
-                    (Some(remote), sums) => NewData::Remote(remote, sums),
-                    (None, sums) => NewData::File(sums),
-                }
+                let piece = Piece { id: source.content, size: stored(source.head.size) };
+                let (id, remote, sums) = self.duplicate_one(to, piece, &source.pin, keep_out, &mut unfinished).await?;
+                (id, remote.map_or(NewData::File(sums.clone()), |remote| NewData::Remote(remote, sums)))
             }
             Data::Parts(parts) => {
                 let mut copies = Vec::with_capacity(parts.len());
                 for part in parts {
-                    let copy = self.0.next_content();
-                    let copied = self.duplicate_one(part.content, copy, stored(part.size), &mut unfinished);
-                    let (remote, sums) = copied.await?;
-                    copies.push((PartOfObject { content: copy, ..part.clone() }, remote, sums));
+                    let piece = Piece { id: part.content, size: stored(part.size) };
+                    let copied = self.duplicate_one(to, piece, &source.pin, keep_out, &mut unfinished);
+                    let (content, remote, sums) = copied.await?;
+                    copies.push((PartOfObject { content, ..part }, remote, sums));
                 }
-                NewData::LinkedParts(copies)
+                (self.0.next_content(), NewData::LinkedParts(copies))
             }
         };
         let (files, here) = (self.0.files.clone(), unfinished.ids().to_vec());
@@ -370,24 +387,67 @@ impl LocalBackend {
         Ok((id, data, unfinished))
     }
 
-    /// The same for one content, which has so many bytes.
+    /// The same for one content; `pin` keeps it.
     async fn duplicate_one(
         &self,
-        from: ContentId,
-        to: ContentId,
-        size: u64,
+        at: &Place,
+        from: Piece,
+        pin: &Arc<Pin>,
+        keep_out: &BTreeSet<String>,
         unfinished: &mut Unfinished,
-    ) -> Result<(Option<RemoteData>, Option<Sums>), BackendError> {
-        let read = move |c: &rusqlite::Connection| Ok((rows::remote(c, from)?, rows::sums(c, from)?));
+    ) -> Result<(ContentId, Option<RemoteData>, Option<Sums>), BackendError> {
+        let read = move |c: &rusqlite::Connection| Ok((rows::remote(c, from.id)?, rows::sums(c, from.id)?));
         let (remote, sums) = self.0.index.read(read).await?;
-        match &remote {
-            Some(data) => unfinished.add_remote(self.0.remotes.get(&data.target)?.copy(from, to, size).await?),
+        match remote {
+            Some(data) if keep_out.contains(&data.target) => self.rewrite(at, from, pin, unfinished).await,
+            Some(data) => {
+                let to = self.0.next_content();
+                let (copy, sent) = self.0.remotes.get(&data.target)?.copy(from.id, &data, to).await?;
+                unfinished.add_remote(sent);
+                Ok((to, Some(copy), sums))
+            }
             None => {
-                let files = self.0.files.clone();
-                unfinished.add(blocking(move || Ok(files.link(from, to)?)).await?);
+                let (files, to) = (self.0.files.clone(), self.0.next_content());
+                unfinished.add(blocking(move || Ok(files.link(from.id, to)?)).await?);
+                Ok((to, None, sums))
             }
         }
-        Ok((remote, sums))
+    }
+
+    async fn rewrite(
+        &self,
+        at: &Place,
+        from: Piece,
+        pin: &Arc<Pin>,
+        unfinished: &mut Unfinished,
+    ) -> Result<(ContentId, Option<RemoteData>, Option<Sums>), BackendError> {
+        let content = FileContent {
+            files: self.0.files.clone(),
+            readers: Arc::clone(&self.0.index.readers),
+            remotes: self.0.remotes.clone(),
+            pieces: [from].into(),
+            parts: Vec::new(),
+            pin: Arc::clone(pin),
+        };
+        let bytes = content.stream(0..from.size);
+        let received = self.receive(bytes, &[], u64::MAX, false, None, self.store_for(at)?).await;
+        let received = received.map_err(|error| match error {
+            BackendError::Body(error) => {
+                error.downcast::<BackendError>().map_or_else(BackendError::Body, |error| *error)
+            }
+            error => error,
+        })?;
+        match received.bytes {
+            ReceivedBytes::File(id, written) => {
+                unfinished.add(written);
+                Ok((id, None, Some(received.sums)))
+            }
+            ReceivedBytes::Remote(id, data, written) => {
+                unfinished.add(written);
+                Ok((id, Some(data), Some(received.sums)))
+            }
+            ReceivedBytes::Inline(_) => Err(BackendError::Damaged("a copy was not written to a file".into())),
+        }
     }
 }
 
@@ -475,7 +535,7 @@ impl ObjectBackend for LocalBackend {
         let found = self.find(&from.place, Some(&from.version)).await?.found();
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
         self.0.admit(found.inline_bytes())?;
-        let NewCopy { meta, condition, versioning, lock, notes } = copy;
+        let NewCopy { meta, condition, versioning, lock, notes, keep_out } = copy;
         check_sealing(meta.encryption.is_some() || found.head.meta.encryption.is_some(), false)?;
         let head = ObjectHead {
             modified: self.0.now(),
@@ -484,7 +544,7 @@ impl ObjectBackend for LocalBackend {
             lock,
             ..found.head.clone()
         };
-        let (content, data, unfinished) = self.duplicate(found).await?;
+        let (content, data, unfinished) = self.duplicate(to, found, &keep_out).await?;
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
         self.commit(to, new, condition, versioning, notes, unfinished).await
     }

@@ -109,14 +109,8 @@ impl CheckedFile {
         Ok(Self { id, size, bytes: Place::Here(open(files, id)?), sums })
     }
 
-    pub(super) fn elsewhere(
-        store: RemoteStore,
-        data: RemoteData,
-        id: ContentId,
-        size: u64,
-        sums: Option<Sums>,
-    ) -> Self {
-        Self { id, size, bytes: Place::Elsewhere(store, data), sums }
+    pub(super) fn elsewhere(store: RemoteStore, data: RemoteData, id: ContentId, sums: Option<Sums>) -> Self {
+        Self { id, size: data.size, bytes: Place::Elsewhere(store, data), sums }
     }
 
     /// The file as long as it is; damaged if that is not how long it was.
@@ -137,7 +131,7 @@ impl CheckedFile {
             None => (at, (at + most).min(self.size)),
         };
         let bytes = match &self.bytes {
-            Place::Elsewhere(store, data) => store.read(self.id, data, self.size, &(start..end))?,
+            Place::Elsewhere(store, data) => store.read(self.id, data, &(start..end))?,
             Place::Here(file) => {
                 let mut bytes = vec![0; usize::try_from(end - start).unwrap_or_default()];
                 file.read_exact_at(&mut bytes, start).map_err(|error| match error.kind() {
@@ -237,8 +231,11 @@ impl Cursor {
                 let Some(data) = remote else {
                     return Ok((CheckedFile::open(&self.files, piece.id, piece.size, sums)?, at));
                 };
+                if data.size != piece.size {
+                    return Err(BackendError::Damaged(format!("content {:016x} is of another size", piece.id)));
+                }
                 let store = self.remotes.get(&data.target)?;
-                return Ok((CheckedFile::elsewhere(store, data, piece.id, piece.size, sums), at));
+                return Ok((CheckedFile::elsewhere(store, data, piece.id, sums), at));
             }
             self.skip -= piece.size;
         }
