@@ -36,7 +36,7 @@ test:
 	@. scripts/cargo.sh && .venv/bin/python tests/run.py
 
 test-full:
-	@scripts/setup.sh test
+	@scripts/setup.sh test$(if $(filter ceph,$(or $(GROUP),ceph)),-ceph)
 	@. scripts/cargo.sh && .venv/bin/python tests/run.py --full $(if $(GROUP),--group $(GROUP))
 
 s3-tests:

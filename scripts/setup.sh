@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what is missing. `setup.sh run`: to build and run a cloud. `setup.sh test`: to test one, too. `setup.sh fuzz`: for
-# libFuzzer.
+# Installs what is missing. `setup.sh run`: to build and run a cloud. `setup.sh test`: to test one, too.
+# `setup.sh test-ceph`: over a Ceph, too. `setup.sh fuzz`: for libFuzzer.
 # Says nothing and takes a moment when all is there. Uses sudo only for packages.
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,6 +16,7 @@ fail() {
 QEMU_PACKAGE=qemu-system-x86
 RUN_PACKAGES="gcc libc6-dev make git ca-certificates qemu-utils nftables iproute2 e2fsprogs grub-common dpkg openssh-client"
 TEST_PACKAGES="python3 python3-venv mmdebstrap rclone restic s3cmd etcd-server systemd"
+CEPH_PACKAGES="ceph-mon ceph-mgr ceph-osd radosgw ceph-common"
 
 check_machine() {
     [ "${TERROIR_SKIP_CHECKS:-0}" = 1 ] && return
@@ -108,9 +109,12 @@ rust
 package_lists
 if [ "$PURPOSE" = fuzz ]; then
     apt_install g++
-fi
-if [ "$PURPOSE" = test ]; then
+elif [ "$PURPOSE" != run ]; then
     # shellcheck disable=SC2086
     apt_install $TEST_PACKAGES
     python_environment
+fi
+if [ "$PURPOSE" = test-ceph ]; then
+    # shellcheck disable=SC2086
+    apt_install $CEPH_PACKAGES
 fi

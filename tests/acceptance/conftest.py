@@ -22,6 +22,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=missing))
         if item.get_closest_marker("ansible") and not FULL:
             item.add_marker(pytest.mark.skip(reason="fetches 60 MB: make test-full GROUP=simulated"))
+        if item.get_closest_marker("ceph") and not (FULL and shutil.which("radosgw")):
+            item.add_marker(pytest.mark.skip(reason="needs Ceph's packages: make test-full GROUP=ceph"))
         if item.get_closest_marker("debian"):
             item.add_marker(pytest.mark.timeout(1500))
             if not FULL:

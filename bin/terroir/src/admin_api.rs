@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use terroir_object_storage::backend::local::PlaceStats;
 use terroir_object_storage::target::Destination;
 use terroir_policy::{Operator, Site};
 use terroir_types::HostId;
@@ -106,6 +107,21 @@ pub struct TargetRequest {
     /// Also if something waits for it.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Where the bytes of larger objects go. None: to the disk.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineChoice {
+    pub target: Option<String>,
+    /// Where the target is.
+    pub site: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EngineStatus {
+    pub current: EngineChoice,
+    /// What is where now.
+    pub places: Vec<PlaceStats>,
 }
 
 /// Without what only the server needs to know.

@@ -32,7 +32,7 @@ use crate::admin_api::{
 };
 use crate::admin_objects::{set_quota, show_quotas};
 use crate::admin_sovereignty;
-use crate::admin_targets::{add_target, list_targets, remove_target, test_target};
+use crate::admin_targets::{add_target, list_targets, remove_target, set_engine, show_engine, test_target};
 use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
@@ -91,6 +91,7 @@ impl Admin {
             .route("/objects/quotas", post(set_quota))
             .route("/objects/quotas/{account}", get(show_quotas))
             .route("/objects/targets", get(list_targets).post(add_target))
+            .route("/objects/engine", get(show_engine).post(set_engine))
             .route("/objects/targets/remove", post(remove_target))
             .route("/objects/targets/test", post(test_target))
             .route("/store/backup", post(back_up))

@@ -4,13 +4,17 @@ use axum::Json;
 use axum::extract::State;
 use std::sync::Arc;
 use terroir_object_storage::backend::Outbox;
+use terroir_object_storage::engine;
 use terroir_object_storage::foreign::ForeignS3;
-use terroir_object_storage::target::{self, DEFAULT_MAX_QUEUED, Destination, ForeignBucket, Target, TargetTenant};
+use terroir_object_storage::target::{
+    self, DEFAULT_MAX_QUEUED, Destination, ForeignBucket, S3Destination, Target, TargetTenant,
+};
 use terroir_store::Txn;
 use terroir_types::{Error, Timestamp};
 
-use crate::admin_api::{NewTargetRequest, TargetRequest, TargetSummary};
+use crate::admin_api::{EngineChoice, EngineStatus, NewTargetRequest, TargetRequest, TargetSummary};
 use crate::admin_server::{Admin, Answer};
+use crate::server::Cloud;
 
 pub async fn list_targets(State(admin): State<Arc<Admin>>) -> Answer<Vec<TargetSummary>> {
     let cloud = &admin.cloud;
@@ -89,12 +93,18 @@ pub async fn test_target(State(admin): State<Arc<Admin>>, Json(request): Json<Ta
         }
         Destination::S3(s3) => s3.clone(),
     };
+    try_out(cloud, &request.name, s3).await?;
+    Ok(Json("wrote, read and deleted a test object".to_owned()))
+}
+
+/// Writes, reads and deletes an object.
+async fn try_out(cloud: &Cloud, name: &str, s3: S3Destination) -> Result<(), Error> {
     let failed = |what: &str, error: &dyn std::fmt::Display| {
-        Error::unavailable(format!("{}: {what} a test object: {error}", request.name))
+        Error::unavailable(format!("{name}: {what} a test object: {error}"))
     };
     let ForeignBucket::One(bucket) = s3.bucket.clone() else {
         let message = "its buckets are known only by what is sent to them: there is nothing to try out";
-        return Err(Error::invalid("InvalidParameterValue", message).into());
+        return Err(Error::invalid("InvalidParameterValue", message));
     };
     let foreign = ForeignS3::new(cloud.outbound.clone(), Arc::clone(&cloud.clock), s3);
     let key = format!("terroir-test-{:016x}", cloud.ids.next_u64());
@@ -102,8 +112,38 @@ pub async fn test_target(State(admin): State<Arc<Admin>>, Json(request): Json<Ta
     foreign.put(&bucket, &key, Default::default(), body.clone()).await.map_err(|error| failed("writing", &error))?;
     let read = foreign.get(&bucket, &key, body.len()).await.map_err(|error| failed("reading", &error));
     foreign.delete(&bucket, &key).await.map_err(|error| failed("deleting", &error))?;
-    if read? != body {
-        return Err(failed("reading", &"it came back with other bytes").into());
+    if read? == body { Ok(()) } else { Err(failed("reading", &"it came back with other bytes")) }
+}
+
+pub async fn show_engine(State(admin): State<Arc<Admin>>) -> Answer<EngineStatus> {
+    let engine = engine::engine(&admin.cloud.store.read().await?)?;
+    let target = engine.tenant.current.clone();
+    let site = target.as_ref().and_then(|name| engine.tenant.sites.get(name).cloned());
+    let places = admin.cloud.backend.stats().await.map_err(Error::from)?.places;
+    Ok(Json(EngineStatus { current: EngineChoice { target, site }, places }))
+}
+
+/// A target that does not take, give back and remove an object is refused: else it would be its users who find out.
+pub async fn set_engine(State(admin): State<Arc<Admin>>, Json(choice): Json<EngineChoice>) -> Answer<EngineStatus> {
+    let cloud = &admin.cloud;
+    let (target, site) = (choice.target.as_deref(), choice.site.as_deref());
+    if let Some(name) = target {
+        let found = target::find(&cloud.store.read().await?, name)?.ok_or_else(|| target::no_target(name))?;
+        if let Destination::S3(s3) = &found.tenant.place {
+            try_out(cloud, name, s3.clone()).await?;
+        }
     }
-    Ok(Json("wrote, read and deleted a test object".to_owned()))
+    cloud.store.transact(&[], |txn| engine::set(txn, target, site, &*cloud.ids)).await?;
+    use_engine(cloud).await?;
+    show_engine(State(admin)).await
+}
+
+/// Has the store of objects know what the operator has chosen.
+pub async fn use_engine(cloud: &Cloud) -> Result<(), Error> {
+    let txn = cloud.store.read().await?;
+    for remote in engine::remotes(&txn, &cloud.outbound, &cloud.clock)? {
+        cloud.backend.add_remote(remote).await.map_err(Error::from)?;
+    }
+    cloud.backend.set_current_remote(engine::engine(&txn)?.tenant.current.clone());
+    Ok(())
 }

@@ -273,6 +273,8 @@ pub enum ObjectsCommand {
     /// Places outside that tenants may send events to, by ARN
     #[command(subcommand)]
     Target(TargetCommand),
+    /// Where the bytes of larger objects go from now on; without arguments, where they go and what is where
+    Engine(EngineArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -339,6 +341,19 @@ pub enum TargetCommand {
     },
     /// Send something to a target and say what came of it
     Test { name: String },
+}
+
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// To the one bucket of this target
+    #[arg(long, value_name = "NAME", conflicts_with = "local")]
+    pub target: Option<String>,
+    /// The site where the target is, as its operator has signed it; without one, no account with a policy may write there
+    #[arg(long, value_name = "SITE", requires = "target")]
+    pub site: Option<String>,
+    /// To this machine's disk
+    #[arg(long)]
+    pub local: bool,
 }
 
 #[derive(Debug, Args)]

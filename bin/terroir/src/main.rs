@@ -95,6 +95,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         Command::Image(command) => image::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Quota(command)) => quota::run(&layout, command).await,
         Command::Objects(ObjectsCommand::Target(command)) => target::run(&layout, command).await,
+        Command::Objects(ObjectsCommand::Engine(args)) => target::engine(&layout, args).await,
         Command::Demo(args) => demo::run(&layout, args).await,
         Command::Agent(AgentArgs { join: Some(token), detach, settings }) => {
             join::join(&layout, &JoinArgs { token, detach, settings }).await

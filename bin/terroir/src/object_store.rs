@@ -165,6 +165,10 @@ fn print_stats(stats: &Stats) {
     println!("known to be damaged   {}", stats.damaged);
     println!("all read, last        {}", moment(stats.scrub_done));
     println!("reading since         {}", moment(stats.scrub_begun));
+    for place in stats.places.iter().filter(|place| place.target.is_some()) {
+        let (name, bytes) = (place.target.as_deref().unwrap_or_default(), place.bytes.unwrap_or(0));
+        println!("at {name}: {} contents, {}", place.contents, size(bytes));
+    }
     for queue in &stats.queues {
         let oldest = queue.oldest.map_or(String::new(), |_| format!(", the oldest of {}", moment(queue.oldest)));
         println!("waiting for {}: {}{oldest}; {} were dropped", queue.name, queue.entries, queue.dropped);
@@ -188,6 +192,9 @@ fn print_report(report: &Report) {
     println!("read {} contents, {}", report.contents, size(report.bytes));
     if report.unsummed > 0 {
         println!("{} of them are older than block checksums; `repair` gives them theirs", report.unsummed);
+    }
+    if report.away > 0 {
+        println!("{} contents at targets that did not answer were not read", report.away);
     }
     println!("{} findings, {} repaired", report.found, report.repaired);
 }

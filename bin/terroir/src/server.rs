@@ -109,6 +109,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let gateway = gateway(&cloud)?;
     let remote = remote_hosts::Listening::open(&cloud, &gateway).await?;
     let hosts: Arc<dyn ControlPlane> = Arc::new(LocalHosts { gateway: Arc::clone(&gateway), cloud: cloud.clone() });
+    crate::admin_targets::use_engine(&cloud).await.map_err(|error| error.to_string())?;
     let admin = Admin::new(cloud.clone());
     let admin_socket = private_socket(&layout.admin_socket())?;
     let crossing_socket = private_socket(&layout.crossing_socket())?;

@@ -1,13 +1,13 @@
-//! `terroir objects target`.
+//! `terroir objects target` and `terroir objects engine`.
 
 use std::io::Read;
 use std::path::Path;
 use terroir_object_storage::target::{Destination, ForeignBucket, S3Destination};
 use terroir_types::Secret;
 
-use crate::admin_api::{NewTargetRequest, TargetRequest, TargetSummary};
+use crate::admin_api::{EngineChoice, EngineStatus, NewTargetRequest, TargetRequest, TargetSummary};
 use crate::admin_client::AdminClient;
-use crate::cli::{TargetArgs, TargetCommand};
+use crate::cli::{EngineArgs, TargetArgs, TargetCommand};
 use crate::layout::Layout;
 
 pub async fn run(layout: &Layout, command: TargetCommand) -> Result<(), String> {
@@ -51,6 +51,32 @@ pub async fn run(layout: &Layout, command: TargetCommand) -> Result<(), String> 
             Ok(())
         }
     }
+}
+
+pub async fn engine(layout: &Layout, args: EngineArgs) -> Result<(), String> {
+    let client = AdminClient::new(&layout.admin_socket());
+    let status: EngineStatus = if args.target.is_some() || args.local {
+        let choice = EngineChoice { target: args.target, site: args.site };
+        client.post("/objects/engine", &choice).await.map_err(|error| error.to_string())?
+    } else {
+        client.get("/objects/engine").await.map_err(|error| error.to_string())?
+    };
+    match status.current {
+        EngineChoice { target: Some(name), site } => {
+            println!("the bytes of new objects above 32 KiB go to the target {name}");
+            match site {
+                Some(site) => println!("it is at the site {site}"),
+                None => println!("nobody has stated where it is: accounts with a sovereignty policy cannot write"),
+            }
+        }
+        EngineChoice { target: None, .. } => println!("the bytes of new objects go to this machine's disk"),
+    }
+    for place in status.places {
+        let bytes = place.bytes.map_or(String::new(), |bytes| format!(", {bytes} bytes"));
+        let at = place.target.map_or("here".to_owned(), |name| format!("at {name}"));
+        println!("{at}: {} contents{bytes}", place.contents);
+    }
+    Ok(())
 }
 
 fn request(args: TargetArgs) -> Result<NewTargetRequest, String> {

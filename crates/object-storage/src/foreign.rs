@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use md5::{Digest as _, Md5};
 use reqwest::Response;
 use sha2::Sha256;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use terroir_iam::sigv4::{PathRule, Scope, SigningKey, canonical_request, encode, string_to_sign};
@@ -23,6 +24,8 @@ use crate::target::S3Destination;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// What is read of an error.
 const MAX_ERROR: usize = 64 << 10;
+/// What is read of a page of a listing.
+const MAX_LISTING: usize = 4 << 20;
 
 /// A part of an upload that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +70,89 @@ impl ForeignS3 {
     pub async fn get(&self, bucket: &str, key: &str, limit: usize) -> Result<Bytes, OutboundError> {
         let answer = self.send(Method::GET, bucket, key, "", HeaderMap::new(), Bytes::new()).await?;
         read(answer, limit).await
+    }
+
+    /// The bytes in a range, which lies inside the object.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn get_range(&self, bucket: &str, key: &str, range: Range<u64>) -> Result<Bytes, OutboundError> {
+        let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+        let mut headers = HeaderMap::new();
+        let value = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        let value = HeaderValue::from_str(&value).map_err(|error| OutboundError::Impossible(error.to_string()))?;
+        headers.insert(http::header::RANGE, value);
+        let answer = self.send(Method::GET, bucket, key, "", headers, Bytes::new()).await?;
+        let bytes = read(answer, length).await?;
+        if bytes.len() == length { Ok(bytes) } else { Err(not_s3("a range of another length")) }
+    }
+
+    /// Keys that begin with `prefix` and stand behind `after`, in order, and whether there are more. Meant for keys of
+    /// letters, digits and slashes.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn list(&self, bucket: &str, prefix: &str, after: &str) -> Result<(Vec<String>, bool), OutboundError> {
+        let [prefix, after] = [prefix, after].map(|text| encode(text.as_bytes()));
+        let query = format!("list-type=2&prefix={prefix}&start-after={after}");
+        let text = self.document(bucket, &query).await?;
+        let keys = elements(&text, "Key").map(str::to_owned).collect();
+        Ok((keys, elements(&text, "IsTruncated").next() == Some("true")))
+    }
+
+    /// Keys and ids of uploads in parts that were begun below `prefix`, at most a thousand.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn list_uploads(&self, bucket: &str, prefix: &str) -> Result<Vec<(String, String)>, OutboundError> {
+        let text = self.document(bucket, &format!("prefix={}&uploads=", encode(prefix.as_bytes()))).await?;
+        let both = |upload: &str| {
+            let element = |name| elements(upload, name).next().map(str::to_owned);
+            Some((element("Key")?, element("UploadId")?))
+        };
+        Ok(elements(&text, "Upload").filter_map(both).collect())
+    }
+
+    async fn document(&self, bucket: &str, query: &str) -> Result<String, OutboundError> {
+        let answer = self.send(Method::GET, bucket, "", query, HeaderMap::new(), Bytes::new()).await?;
+        Ok(String::from_utf8_lossy(&read(answer, MAX_LISTING).await?).into_owned())
+    }
+
+    /// Copies an object of at most 5 GiB there.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn copy(&self, bucket: &str, from: &str, to: &str) -> Result<(), OutboundError> {
+        let answer = self.send(Method::PUT, bucket, to, "", copy_source(bucket, from, None)?, Bytes::new()).await?;
+        self.copied(answer, "<CopyObjectResult").await.map(drop)
+    }
+
+    /// Copies a range of an object as a part of an upload; gives the part's ETag.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    pub async fn copy_part(
+        &self,
+        bucket: &str,
+        key: &str,
+        upload: &str,
+        number: u16,
+        from: &str,
+        range: Range<u64>,
+    ) -> Result<String, OutboundError> {
+        let query = format!("partNumber={number}&uploadId={}", encode(upload.as_bytes()));
+        let headers = copy_source(bucket, from, Some(range))?;
+        let answer = self.send(Method::PUT, bucket, key, &query, headers, Bytes::new()).await?;
+        let text = self.copied(answer, "<CopyPartResult").await?;
+        let etag = elements(&text, "ETag").next().map(|etag| etag.replace("&quot;", "\""));
+        etag.ok_or_else(|| not_s3("a part without an ETag"))
+    }
+
+    /// An error may come with a status of success, as S3 has it.
+    async fn copied(&self, answer: Response, wanted: &str) -> Result<String, OutboundError> {
+        let status = answer.status();
+        let text = String::from_utf8_lossy(&read(answer, MAX_ERROR).await?).into_owned();
+        if text.contains(wanted) { Ok(text) } else { Err(OutboundError::Refused { status, code: code_in(&text) }) }
     }
 
     /// That it is gone already is no error.
@@ -232,6 +318,31 @@ impl ForeignS3 {
         request.headers_mut().insert(http::header::AUTHORIZATION, authorization);
         Ok(request)
     }
+}
+
+fn copy_source(bucket: &str, from: &str, range: Option<Range<u64>>) -> Result<HeaderMap, OutboundError> {
+    let impossible = |error: http::header::InvalidHeaderValue| OutboundError::Impossible(error.to_string());
+    let path: Vec<_> = from.split('/').map(|segment| encode(segment.as_bytes())).collect();
+    let mut headers = HeaderMap::new();
+    let source = HeaderValue::from_str(&format!("/{bucket}/{}", path.join("/"))).map_err(impossible)?;
+    headers.insert("x-amz-copy-source", source);
+    if let Some(range) = range {
+        let range = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
+        headers.insert("x-amz-copy-source-range", HeaderValue::from_str(&range).map_err(impossible)?);
+    }
+    Ok(headers)
+}
+
+/// What stands in each element of this name; nothing of it is decoded.
+fn elements<'t>(text: &'t str, name: &str) -> impl Iterator<Item = &'t str> {
+    let (open, close) = (format!("<{name}>"), format!("</{name}>"));
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        let (_, from) = rest.split_once(open.as_str())?;
+        let (inside, after) = from.split_once(close.as_str())?;
+        rest = after;
+        Some(inside)
+    })
 }
 
 /// S3's code of an error; empty if there is none.

@@ -12,6 +12,7 @@ pub mod cors;
 pub mod data_keys;
 pub mod delivery;
 pub mod encryption;
+pub mod engine;
 pub mod foreign;
 pub mod guard;
 pub mod lifecycle;

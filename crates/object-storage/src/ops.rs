@@ -63,6 +63,7 @@ pub fn create_bucket(
     txn.put(&OwnedBucket::key(account, bucket.id), &owned)?;
     terroir_resources::register(txn, account, &bucket.resource_id(), "bucket", Tags::new(), now)?;
     let policy = terroir_sovereignty::ops::check_store(txn, account, &Tags::new(), "AccessDenied")?;
+    crate::engine::check(txn, account)?;
     terroir_sovereignty::ops::note_store(
         txn,
         account,

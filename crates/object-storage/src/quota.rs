@@ -88,6 +88,7 @@ pub async fn room(
     more_objects: u64,
 ) -> Result<u64, Error> {
     terroir_sovereignty::ops::check_store(txn, bucket.account, &Tags::new(), "AccessDenied")?;
+    crate::engine::check(txn, bucket.account)?;
     let of_bucket = settings::peek::<Quota>(txn, bucket.id)?.unwrap_or_default();
     let of_account = of_account(txn, bucket.account)?;
     let mut room = MAX_PUT_SIZE;

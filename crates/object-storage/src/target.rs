@@ -237,6 +237,9 @@ pub fn remove(txn: &mut Txn, name: &str) -> Result<(), Error> {
     if txn.get::<Target>(&key)?.is_none() {
         return Err(no_target(name));
     }
+    if crate::engine::uses(txn, name)? {
+        return Err(Error::conflict("DeleteConflict", format!("bytes of objects may lie at {name}")));
+    }
     txn.delete(&key);
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::access::{Found, check_expected_owner};
 use super::convert::{ChecksumFields, etag, object_meta, refuse_unsupported, timestamp};
 use super::encryption::{Asked, CustomerKey, Readable, Scene, Seals};
-use super::error::{from_backend, invalid, invalid_argument, precondition_failed};
+use super::error::{from_backend, from_domain, invalid, invalid_argument, precondition_failed};
 use super::front::RequestScope;
 use super::lock::AskedLock;
 use super::object::ReadCondition;
@@ -19,6 +19,7 @@ use crate::backend::{
     VersionId, Versioning, WriteCondition,
 };
 use crate::checksum::Algorithm;
+use crate::engine;
 use crate::notification::Event;
 
 /// Attempts to copy a source that is being replaced.
@@ -129,7 +130,8 @@ impl S3Api {
             let (replication, copies) = self.replication(&bucket, versioning, &to.key, &meta)?;
             meta.replication = replication;
             notes.extend(copies);
-            let copy = NewCopy { meta, condition: write.clone(), versioning, lock, notes };
+            let keep_out = engine::forbidden(&self.iam().store().stale(), bucket.account).map_err(from_domain)?;
+            let copy = NewCopy { meta, condition: write.clone(), versioning, lock, notes, keep_out };
             match self.copy_bytes(&from.place, source, &to, copy, algorithm, seals.as_ref()).await {
                 Err(BackendError::SourceChanged) => {}
                 head => {
@@ -160,7 +162,7 @@ impl S3Api {
             return self.backend().copy(&Source { place: from.clone(), version, etag }, to, copy).await;
         }
         let algorithm = algorithm.or(has).unwrap_or(Algorithm::Crc64Nvme);
-        let NewCopy { meta, condition, versioning, lock, notes } = copy;
+        let NewCopy { meta, condition, versioning, lock, notes, .. } = copy;
         let put = Put {
             meta,
             condition,

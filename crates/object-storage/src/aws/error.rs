@@ -130,6 +130,14 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
             let message = "No disk space is left for objects. Delete some, or ask the operator for more.";
             s3("InsufficientStorage", StatusCode::INSUFFICIENT_STORAGE, message)
         }
+        BackendError::Away { slow, detail } => {
+            tracing::error!(detail, "the foreign store of objects does not serve");
+            if slow {
+                return s3("SlowDown", StatusCode::SERVICE_UNAVAILABLE, "Please reduce your request rate.");
+            }
+            let message = "The store of the objects' bytes cannot be reached for now. Try again.";
+            s3("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE, message)
+        }
         BackendError::ReadOnly => {
             tracing::error!("an object was refused: the file system of the objects cannot be written");
             let message = "Objects cannot be written for now: the operator has to look at the disk.";
@@ -138,7 +146,10 @@ pub(super) fn from_backend(error: BackendError) -> S3Error {
         BackendError::Closed => {
             s3("ServiceUnavailable", StatusCode::SERVICE_UNAVAILABLE, "The service is shutting down. Try again.")
         }
-        error @ (BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_)) => internal(&error, None),
+        error
+        @ (BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) | BackendError::Foreign(_)) => {
+            internal(&error, None)
+        }
     }
 }
 

@@ -41,7 +41,12 @@ pub(super) fn byte_stream(body: Option<StreamingBlob>) -> ByteStream {
 /// later breaks the answer off.
 async fn streaming_blob(mut stream: ByteStream) -> S3Result<StreamingBlob> {
     let first = match stream.next().await {
-        Some(Err(error)) => return Err(from_backend(BackendError::Damaged(error.to_string()))),
+        Some(Err(error)) => {
+            let error = error.downcast::<BackendError>();
+            return Err(from_backend(
+                error.map_or_else(|error| BackendError::Damaged(error.to_string()), |error| *error),
+            ));
+        }
         first => first,
     };
     let frames = futures::stream::iter(first).chain(stream).map(|piece| {

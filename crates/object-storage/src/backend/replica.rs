@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 use super::{BackendError, DeleteMarker, Entry, Note, ObjectLock, ObjectMeta, Outbox, Place, Source};
 
@@ -44,6 +45,8 @@ pub struct NewReplica {
     pub lock: ObjectLock,
     /// Kept if the copy is new.
     pub notes: Vec<Note>,
+    /// Targets where the copy's bytes may not be.
+    pub keep_out: BTreeSet<String>,
 }
 
 #[async_trait]

@@ -1,5 +1,5 @@
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use terroir_types::{Error, Timestamp};
 
@@ -227,6 +227,8 @@ pub struct NewCopy {
     pub lock: ObjectLock,
     /// Kept with the write.
     pub notes: Vec<Note>,
+    /// Targets where the copy's bytes may not be.
+    pub keep_out: BTreeSet<String>,
 }
 
 /// A page of a listing that is asked for.
@@ -407,6 +409,12 @@ pub enum BackendError {
     /// Reading the client's body failed.
     #[error("the body ended early: {0}")]
     Body(BoxError),
+    /// Where the bytes are, or would go, does not answer as it should. `slow`: it asks to be asked less.
+    #[error("the foreign store of the bytes: {detail}")]
+    Away { slow: bool, detail: String },
+    /// Where the bytes are, or would go, refuses or answers what makes no sense; asking again does not help.
+    #[error("the foreign store of the bytes: {0}")]
+    Foreign(String),
     #[error("no disk space is left for objects")]
     DiskFull,
     #[error("the file system of the objects cannot be written")]
@@ -461,8 +469,12 @@ impl From<BackendError> for Error {
             BackendError::Refused(error) => error,
             BackendError::Body(_) => Self::invalid("IncompleteBody", text),
             BackendError::DiskFull => Self::new(terroir_types::ErrorClass::Capacity, "InsufficientStorage", text),
-            BackendError::SourceChanged | BackendError::Closed | BackendError::ReadOnly => Self::unavailable(text),
-            BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) => Self::internal(text),
+            BackendError::SourceChanged | BackendError::Closed | BackendError::ReadOnly | BackendError::Away { .. } => {
+                Self::unavailable(text)
+            }
+            BackendError::Io(_) | BackendError::Index(_) | BackendError::Damaged(_) | BackendError::Foreign(_) => {
+                Self::internal(text)
+            }
         }
     }
 }

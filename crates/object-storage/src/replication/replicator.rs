@@ -23,7 +23,7 @@ use crate::lock::LockSetting;
 use crate::model::Bucket;
 use crate::notification::{Cause, Event, NotificationRules};
 use crate::outbound::{Outbound, OutboundError};
-use crate::{guard, ops, quota, settings, target, versioning};
+use crate::{engine, guard, ops, quota, settings, target, versioning};
 
 /// Who the role is assumed by.
 const SERVICE: &str = "s3.amazonaws.com";
@@ -250,7 +250,8 @@ impl Inner {
                     replication: Some(ReplicationStatus::Replica),
                     ..(*head.meta).clone()
                 };
-                let new = NewReplica { meta, lock: head.lock, notes };
+                let keep_out = engine::forbidden(txn, bucket.account)?;
+                let new = NewReplica { meta, lock: head.lock, notes, keep_out };
                 match self.backend.replicate(&source, &to, new).await {
                     // It was removed meanwhile.
                     Err(BackendError::SourceChanged) => {}

@@ -9,6 +9,7 @@ mod cors;
 mod crash;
 mod disk;
 mod encryption;
+mod engine;
 mod forms;
 mod harness;
 mod hook;

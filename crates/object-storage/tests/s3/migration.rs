@@ -256,7 +256,7 @@ fn a_kill_at_any_time_is_made_good() {
         match index.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap() {
             found if found == format => before += 1,
             found => {
-                assert_eq!(found, 5);
+                assert_eq!(found, 6);
                 after += 1;
             }
         }

@@ -99,11 +99,11 @@ async fn settled(world: &World) {
     }
 }
 
-fn bytes(size: usize) -> Bytes {
+pub fn bytes(size: usize) -> Bytes {
     (0..size).map(|n| (n * 7 % 251) as u8).collect()
 }
 
-async fn upload(client: &Client, key: &str, parts: &[Bytes]) -> Answer {
+pub async fn upload(client: &Client, key: &str, parts: &[Bytes]) -> Answer {
     let begun = client.post(&format!("/bucket/{key}?uploads")).header("x-amz-tagging", "copy=yes").send().await;
     let upload = begun.expect(200, key).field("UploadId").unwrap();
     let mut document = String::new();
@@ -438,7 +438,7 @@ async fn what_a_configuration_may_say() {
 }
 
 /// In these worlds nobody has stated where the store is, so that any policy forbids it.
-async fn forbid(world: &World, account: AccountId) {
+pub async fn forbid(world: &World, account: AccountId) {
     let now = world.clock.now();
     let set = |txn: &mut terroir_store::Txn| {
         terroir_sovereignty::ops::set_account_policy(txn, account, r#"{"countries": {"allow": ["FR"]}}"#, now)
@@ -480,7 +480,7 @@ async fn copies_obey_sovereignty_policies() {
 }
 
 /// Serves a world on a port.
-async fn serve(world: &World) -> String {
+pub async fn serve(world: &World) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let front = world.front.clone();

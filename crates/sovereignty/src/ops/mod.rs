@@ -16,4 +16,4 @@ pub use records::{
     OwnSite, ensure_own, find_operator, find_site, list_operators, list_sites, put_host, put_operator, put_site,
     remove_host, sign_host, sign_operator, sign_site, zone_id,
 };
-pub use store::{check_store, note_store, set_store_site};
+pub use store::{check_foreign_store, check_store, note_store, set_store_site};

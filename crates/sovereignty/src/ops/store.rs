@@ -1,4 +1,4 @@
-use terroir_policy::{KeyCustody, Place, Policy, decide, separate};
+use terroir_policy::{Forbidden, KeyCustody, Place, Policy, decide, separate};
 use terroir_resources::Tags;
 use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, ErrorClass, Timestamp};
@@ -33,18 +33,51 @@ pub fn check_store(txn: &Txn, account: AccountId, tags: &Tags, code: &'static st
         return Ok(policy);
     }
     let site = store_site(txn)?;
-    let found = zone_place(txn, &site)?;
-    let (operator, stated) = match &found {
+    if let Some(rule) = forbidding(txn, &policy, &site)? {
+        return Err(denied(code, format_args!("the object store is at {site}, and {rule}")));
+    }
+    Ok(policy)
+}
+
+/// Whether the policy of the account lets bytes of its objects be in a foreign store, too. `site`: where the operator says
+/// that is; what is signed about that site counts, and without one nothing is stated.
+///
+/// Errors: `code`, with the rule; those of [`effective_policy`].
+pub fn check_foreign_store(
+    txn: &Txn,
+    account: AccountId,
+    name: &str,
+    site: Option<&str>,
+    code: &'static str,
+) -> Result<(), Error> {
+    let policy = effective_policy(txn, account, &Tags::new())?;
+    if policy.is_open() {
+        return Ok(());
+    }
+    let rule = forbidding(txn, &policy, site.unwrap_or_default())?;
+    let place = match site {
+        Some(site) if rule.is_some() => format!("that is at {site}"),
+        Some(_) => return Ok(()),
+        // Whatever the policy demands, there is nothing that could fulfil it.
+        None => "nobody has stated where that is".to_owned(),
+    };
+    let rule = rule.map_or(String::new(), |rule| format!(", and {rule}"));
+    Err(denied(code, format_args!("the bytes of objects go to the foreign store {name}; {place}{rule}")))
+}
+
+/// The rule that forbids one copy at the site. What is not known of the site is not stated.
+fn forbidding(txn: &Txn, policy: &Policy, site: &str) -> Result<Option<Forbidden>, Error> {
+    let (operator, stated) = match &zone_place(txn, site)? {
         Some((operator, site)) => (operator.operator.clone(), site.site.clone()),
         None => Default::default(),
     };
     let place = Place { key_custody: KeyCustody::Operator, ..Place::new(&operator, &stated) };
-    decide(&policy, &place).and_then(|()| separate(&policy, &[place])).map_err(|rule| {
-        let message =
-            format!("The sovereignty policy leaves no place for it: the object store is at {site}, and {rule}.");
-        Error::new(ErrorClass::Denied, code, message)
-    })?;
-    Ok(policy)
+    Ok(decide(policy, &place).and_then(|()| separate(policy, &[place])).err())
+}
+
+fn denied(code: &'static str, why: std::fmt::Arguments<'_>) -> Error {
+    let message = format!("The sovereignty policy leaves no place for it: {why}.");
+    Error::new(ErrorClass::Denied, code, message)
 }
 
 /// Tells the receipts' log of something in the object store.

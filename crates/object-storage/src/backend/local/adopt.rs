@@ -79,7 +79,7 @@ fn objects(c: &Connection, table: &str, after: &Position) -> Result<(Vec<Unsumme
                 let stored = Stored { id, in_file: row.get::<_, i64>(5)? == rows::FILE };
                 found.push((stored, Known::Md5(row.get(3)?)));
             }
-            rows::INLINE | rows::FILE => {}
+            rows::INLINE | rows::FILE | rows::REMOTE => {}
             _ => match rows::unpack::<Vec<PartOfObject>>(&row.get::<_, Vec<u8>>(6)?) {
                 Ok(parts) => {
                     for part in parts {

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::files::ContentId;
 use super::garbage::Pin;
 use super::reader::CheckedFile;
+use super::remote::RemoteData;
 use super::scrub::Pace;
 use super::sums::{BLOCK, SumWriter, Sums};
 use super::{Inner, rows};
@@ -19,6 +20,7 @@ const CHUNK: u64 = 4 * BLOCK as u64;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stored {
     pub id: ContentId,
+    /// Here or elsewhere.
     pub in_file: bool,
 }
 
@@ -30,6 +32,10 @@ pub(super) enum Look {
     /// So many bytes, and no sums to compare them with.
     Unsummed(u64),
     Damaged(String),
+    /// It is where it should be, and was not read.
+    Present,
+    /// The store that has it does not answer.
+    Away,
     /// It was deleted meanwhile.
     Gone,
 }
@@ -38,7 +44,7 @@ impl Look {
     pub(super) fn bytes(&self) -> u64 {
         match self {
             Self::Good(bytes) | Self::Unsummed(bytes) => *bytes,
-            Self::Damaged(_) | Self::Gone => 0,
+            Self::Damaged(_) | Self::Present | Self::Away | Self::Gone => 0,
         }
     }
 }
@@ -60,10 +66,10 @@ pub(super) enum Known {
 /// Contents behind `after` and below `end`, in the order of their numbers.
 pub(super) fn contents_between(c: &Connection, after: i64, end: i64, limit: i64) -> Result<Vec<Stored>, BackendError> {
     let mut query = c.prepare_cached(
-        "SELECT id, kind FROM content WHERE id > ?1 AND id < ?2 AND kind IN (0, 1) ORDER BY id LIMIT ?3",
+        "SELECT id, kind FROM content WHERE id > ?1 AND id < ?2 AND kind IN (0, 1, 3) ORDER BY id LIMIT ?3",
     )?;
     let found = query.query_map(params![after, end, limit], |row| {
-        Ok(Stored { id: row.get::<_, i64>(0)?.cast_unsigned(), in_file: row.get::<_, i64>(1)? == rows::FILE })
+        Ok(Stored { id: row.get::<_, i64>(0)?.cast_unsigned(), in_file: row.get::<_, i64>(1)? != rows::INLINE })
     })?;
     Ok(found.collect::<Result<_, _>>()?)
 }
@@ -72,6 +78,7 @@ pub(super) fn contents_between(c: &Connection, after: i64, end: i64, limit: i64)
 enum Opened {
     Inline(Vec<u8>, Option<Sums>),
     File(CheckedFile, bool, Pin),
+    Elsewhere(RemoteData, Option<Sums>, Pin),
     Gone,
 }
 
@@ -94,10 +101,40 @@ impl Inner {
                 let bytes = each_chunk(&file, pace, |_| {})?;
                 if summed { Ok(Look::Good(bytes)) } else { self.look_at_unsummed(stored.id, bytes) }
             }
+            Opened::Elsewhere(data, sums, _pin) => self.look_elsewhere(stored.id, data, sums, pace),
         });
         match look {
             Err(BackendError::Damaged(detail)) => Ok(Look::Damaged(detail)),
             look => look,
+        }
+    }
+
+    fn look_elsewhere(
+        &self,
+        id: ContentId,
+        data: RemoteData,
+        sums: Option<Sums>,
+        pace: &Pace,
+    ) -> Result<Look, BackendError> {
+        let target = data.target.clone();
+        if pace.is_away(&target) {
+            return Ok(Look::Away);
+        }
+        let looked = self.remotes.get(&target).and_then(|store| {
+            if pace.only_asks() {
+                store.check(id, &data)?;
+                pace.after(0)?;
+                return Ok(Look::Present);
+            }
+            each_chunk(&CheckedFile::elsewhere(store, data, id, sums), pace, |_| {}).map(Look::Good)
+        });
+        match looked {
+            Err(error @ (BackendError::Away { .. } | BackendError::Foreign(_))) => {
+                tracing::warn!(%error, "contents there are not looked at");
+                pace.note_away(target);
+                Ok(Look::Away)
+            }
+            looked => looked,
         }
     }
 
@@ -122,7 +159,8 @@ impl Inner {
             sums.update(bytes);
         };
         let read = self.open_content(stored).and_then(|opened| match opened {
-            Opened::Gone => Ok(false),
+            // What lies elsewhere has had sums from the start.
+            Opened::Gone | Opened::Elsewhere(..) => Ok(false),
             Opened::Inline(bytes, _) => {
                 take(&bytes);
                 pace.after(bytes.len() as u64)?;
@@ -147,26 +185,28 @@ impl Inner {
         let found = self.index.readers.read(|c| {
             self.pins.while_gate_is_open(|| {
                 let mut query = c.prepare_cached(
-                    "SELECT data, sums FROM content WHERE id = ?1
+                    "SELECT data, sums, kind FROM content WHERE id = ?1
                      AND NOT EXISTS (SELECT 1 FROM garbage WHERE garbage.id = content.id)",
                 )?;
                 let read = |row: &rusqlite::Row<'_>| {
-                    Ok((row.get::<_, Option<Vec<u8>>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?))
+                    let kind = row.get::<_, i64>(2)?;
+                    Ok((row.get::<_, Option<Vec<u8>>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?, kind))
                 };
                 let found = query.query_row([id.cast_signed()], read).optional()?;
                 Ok(found.map(|found| (found, self.pins.pin(vec![id]))))
             })
         })?;
-        let Some(((data, sums), pin)) = found else { return Ok(Opened::Gone) };
+        let Some(((data, sums, kind), pin)) = found else { return Ok(Opened::Gone) };
         let sums = Sums::parse(id, sums)?;
+        if kind == rows::REMOTE {
+            return Ok(Opened::Elsewhere(rows::unpack(&data.unwrap_or_default())?, sums, pin));
+        }
         if !stored.in_file {
             return Ok(Opened::Inline(data.unwrap_or_default(), sums));
         }
         let file = CheckedFile::open_whole(&self.files, id, sums)?;
         // What the disk has is to be seen, and what is read here is not to displace what is read often.
-        if let Err(error) = posix_fadvise(file.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
-            tracing::debug!(%error, "the cache of a file was not dropped");
-        }
+        drop_cache(&file);
         let summed = file.is_summed();
         Ok(Opened::File(file, summed, pin))
     }
@@ -189,8 +229,13 @@ fn each_chunk(file: &CheckedFile, pace: &Pace, mut take: impl FnMut(&[u8])) -> R
         at += CHUNK;
         pace.after(chunk.len() as u64)?;
     }
-    if let Err(error) = posix_fadvise(file.file(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
+    drop_cache(file);
+    Ok(file.size())
+}
+
+fn drop_cache(file: &CheckedFile) {
+    let Some(file) = file.file() else { return };
+    if let Err(error) = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED) {
         tracing::debug!(%error, "the cache of a file was not dropped");
     }
-    Ok(file.size())
 }

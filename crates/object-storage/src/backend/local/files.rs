@@ -10,6 +10,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::remote::RemoteUnfinished;
+
 const FOLDERS: u64 = 256;
 
 /// The number of a content: the start of the process that made it (24 bits), then a counter (40 bits).
@@ -57,7 +59,7 @@ impl Files {
 
     pub(super) fn create(&self, id: ContentId) -> io::Result<(File, Unfinished)> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.path(id))?;
-        Ok((file, Unfinished { files: self.clone(), ids: vec![id] }))
+        Ok((file, Unfinished { files: self.clone(), ids: vec![id], remote: Vec::new() }))
     }
 
     /// A second name for the same bytes; the entry is not synced.
@@ -71,7 +73,7 @@ impl Files {
             }
             linked => linked?,
         }
-        Ok(Unfinished { files: self.clone(), ids: vec![to] })
+        Ok(Unfinished { files: self.clone(), ids: vec![to], remote: Vec::new() })
     }
 
     /// Puts the file's directory entry on disk.
@@ -117,19 +119,32 @@ impl Files {
 pub(super) struct Unfinished {
     files: Files,
     ids: Vec<ContentId>,
+    /// The same elsewhere.
+    remote: Vec<RemoteUnfinished>,
 }
 
 impl Unfinished {
     pub(super) fn keep(mut self) {
         self.ids.clear();
+        self.remote.drain(..).for_each(RemoteUnfinished::keep);
     }
 
     pub(super) fn none(files: &Files) -> Self {
-        Self { files: files.clone(), ids: Vec::new() }
+        Self { files: files.clone(), ids: Vec::new(), remote: Vec::new() }
+    }
+
+    /// Those here.
+    pub(super) fn ids(&self) -> &[ContentId] {
+        &self.ids
+    }
+
+    pub(super) fn add_remote(&mut self, unfinished: RemoteUnfinished) {
+        self.remote.push(unfinished);
     }
 
     pub(super) fn add(&mut self, mut other: Self) {
         self.ids.append(&mut other.ids);
+        self.remote.append(&mut other.remote);
     }
 }
 

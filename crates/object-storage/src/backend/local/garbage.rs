@@ -8,17 +8,24 @@
 //! A crash leaves files that were never named. Numbers begin with the process's start, so only files of earlier starts
 //! can be orphans: they are looked for once, in the background.
 
+use futures::StreamExt;
 use rusqlite::{Connection, OptionalExtension, params};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::files::{ContentId, Files, epoch_of};
+use super::remote::{Name, RemoteData};
 use super::writer::blocking;
 use super::{Inner, rows};
 use crate::backend::BackendError;
 
 const BATCH: i64 = 500;
+/// Removals at once in a foreign store.
+const REMOTE_AT_ONCE: usize = 8;
+/// After a foreign store could not be reached.
+pub(super) const RETRY: Duration = Duration::from_secs(60);
 
 #[derive(Default)]
 pub(super) struct Pins {
@@ -76,7 +83,11 @@ pub(super) async fn collect(backend: Weak<Inner>, pins: Arc<Pins>) {
     loop {
         let Some(inner) = backend.upgrade() else { return };
         if let Err(error) = collect_once(&inner).await {
-            tracing::warn!(%error, "files of deleted objects were not removed; it is tried again with the next one");
+            tracing::warn!(%error, "contents of deleted objects were not removed; it is tried again");
+            drop(inner);
+            // The wait may end early.
+            let _ = tokio::time::timeout(RETRY, pins.bell.notified()).await;
+            continue;
         }
         drop(inner);
         pins.bell.notified().await;
@@ -84,27 +95,53 @@ pub(super) async fn collect(backend: Weak<Inner>, pins: Arc<Pins>) {
 }
 
 async fn collect_once(inner: &Arc<Inner>) -> Result<(), BackendError> {
-    let mut after: i64 = -1;
+    let (mut after, mut failure) = (-1_i64, None);
+    // One that does not answer is not asked for each content.
+    let mut away = HashSet::new();
     loop {
         let ids = inner
             .index
             .read(move |c| {
                 let mut query = c.prepare_cached("SELECT id FROM garbage WHERE id > ?1 ORDER BY id LIMIT ?2")?;
                 let ids = query.query_map(params![after, BATCH], |row| row.get::<_, i64>(0))?;
-                Ok(ids.collect::<Result<Vec<_>, _>>()?)
+                let ids = ids.collect::<Result<Vec<_>, _>>()?;
+                ids.into_iter().map(|id| Ok((id, rows::remote(c, id.cast_unsigned())?))).collect()
             })
             .await?;
-        let Some(last) = ids.last() else { return Ok(()) };
+        let ids: Vec<(i64, Option<RemoteData>)> = ids;
+        let Some((last, _)) = ids.last() else { return failure.map_or(Ok(()), Err) };
         after = *last;
-        let (files, pins) = (inner.files.clone(), Arc::clone(&inner.pins));
-        let removed = blocking(move || {
-            let ids = pins.unpinned(ids.into_iter().map(i64::cast_unsigned).collect());
-            for id in &ids {
-                files.remove(*id)?;
-            }
-            Ok(ids)
+        let unpinned = inner.pins.unpinned(ids.iter().map(|(id, _)| id.cast_unsigned()).collect());
+        let elsewhere: HashMap<_, _> =
+            ids.into_iter().filter_map(|(id, remote)| Some((id.cast_unsigned(), remote?))).collect();
+        let is_away = |id: &ContentId| elsewhere.get(id).is_some_and(|data| away.contains(&data.target));
+        let unpinned: Vec<_> = unpinned.into_iter().filter(|id| !is_away(id)).collect();
+        let (remote, here): (Vec<_>, Vec<_>) = unpinned.into_iter().partition(|id| elsewhere.contains_key(id));
+        let files = inner.files.clone();
+        let mut removed = blocking(move || {
+            here.iter().try_for_each(|id| files.remove(*id))?;
+            Ok(here)
         })
         .await?;
+        let removing = remote.into_iter().map(|id| {
+            let data = &elsewhere[&id];
+            let store = inner.remotes.get(&data.target);
+            async move {
+                let removed = async { store?.remove(Name::new(id, data)).await };
+                removed.await.map(|()| id).map_err(|error| (data.target.clone(), error))
+            }
+        });
+        let mut removing = futures::stream::iter(removing).buffer_unordered(REMOTE_AT_ONCE);
+        while let Some(result) = removing.next().await {
+            match result {
+                Ok(id) => removed.push(id),
+                Err((target, error)) => {
+                    away.insert(target);
+                    failure = Some(error);
+                }
+            }
+        }
+        drop(removing);
         if !removed.is_empty() {
             inner
                 .index
@@ -157,6 +194,17 @@ pub(super) fn unnamed(c: &Connection, ids: Vec<ContentId>) -> Result<Vec<Content
     for id in ids {
         if known.query_row([id.cast_signed()], |_| Ok(())).optional()?.is_none() {
             orphans.push(id);
+        }
+    }
+    Ok(orphans)
+}
+
+/// The same in a foreign store.
+pub(super) fn unnamed_elsewhere(c: &Connection, names: Vec<Name>) -> Result<Vec<Name>, BackendError> {
+    let mut orphans = Vec::new();
+    for name in names {
+        if rows::remote(c, name.id)?.is_none_or(|data| data.nonce != name.nonce) {
+            orphans.push(name);
         }
     }
     Ok(orphans)

@@ -10,6 +10,7 @@ mod list_versions;
 mod multipart;
 mod outbox;
 mod reader;
+mod remote;
 mod replica;
 mod rows;
 mod schema;
@@ -19,10 +20,12 @@ mod verify;
 mod versions;
 mod writer;
 
+pub use remote::NewRemote;
 pub use scrub::Scrubbed;
-pub use verify::{Finding, FindingKind, Owner, Phase, Progress, Report, Stats};
+pub use verify::{Finding, FindingKind, Owner, Phase, PlaceStats, Progress, Report, Stats};
 
 use async_trait::async_trait;
+use std::collections::BTreeSet;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +38,9 @@ use self::garbage::{Pin, Pins};
 use self::index::Index;
 use self::outbox::Fact;
 use self::reader::{FileContent, InlineContent, Piece};
+use self::remote::{RemoteData, RemoteStore, Remotes};
 use self::rows::{Data, NewData, NewObject};
+use self::sums::Sums;
 use self::writer::{ReceivedBytes, blocking};
 use super::{
     BackendError, BucketId, BucketUsage, ByteStream, CompleteUpload, Content, Delete, Deleted, List, ListUploads,
@@ -64,6 +69,7 @@ struct Inner {
     /// The latest place in the order of versions that was given out.
     seq: AtomicI64,
     outbox_bell: watch::Sender<u64>,
+    remotes: Remotes,
 }
 
 /// Places in the order of versions within one millisecond.
@@ -143,7 +149,19 @@ impl LocalBackend {
         let counter = AtomicU64::new(0);
         let seq = AtomicI64::new(0);
         let outbox_bell = watch::Sender::new(0);
-        let inner = Arc::new(Inner { index, files, pins, budget, clock, ids, epoch, counter, seq, outbox_bell });
+        let inner = Arc::new(Inner {
+            index,
+            files,
+            pins,
+            budget,
+            clock,
+            ids,
+            epoch,
+            counter,
+            seq,
+            outbox_bell,
+            remotes: Remotes::default(),
+        });
         tokio::spawn(garbage::collect(Arc::downgrade(&inner), Arc::clone(&inner.pins)));
         let sweeping = Arc::downgrade(&inner);
         tokio::spawn(async move {
@@ -157,6 +175,56 @@ impl LocalBackend {
         Ok(Self(inner))
     }
 
+    /// Makes a foreign store known, whose contents can be read from here on, and removes in the background what earlier
+    /// starts have left unfinished there.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub async fn add_remote(&self, remote: NewRemote) -> Result<(), BackendError> {
+        let new = self.0.ids.next_u64() >> 1;
+        let number = self.0.index.write(move |c| {
+            if let Some(number) = rows::meta(c, rows::STORE)? {
+                return Ok(number);
+            }
+            rows::set_meta(c, rows::STORE, new.cast_signed())?;
+            Ok(new.cast_signed())
+        });
+        let store = RemoteStore::new(remote, number.await?.cast_unsigned(), Arc::clone(&self.0.ids));
+        self.0.remotes.add(store.clone());
+        let sweeping = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            // Until it answered once.
+            loop {
+                let Some(inner) = sweeping.upgrade() else { return };
+                let swept = store.sweep(&inner).await;
+                inner.ring_if(true);
+                drop(inner);
+                match swept {
+                    Ok(0) => return,
+                    Ok(removed) => {
+                        tracing::info!(removed, "removed foreign contents that were never finished");
+                        return;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "unfinished foreign contents may remain; they are looked for again")
+                    }
+                }
+                tokio::time::sleep(garbage::RETRY).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Where new contents go that are too large for the index; none: to the disk.
+    pub fn set_current_remote(&self, name: Option<String>) {
+        self.0.remotes.set_current(name);
+    }
+
+    /// The cell's own blobs stay here: hosts need them when nothing else answers.
+    fn store_for(&self, at: &Place) -> Result<Option<RemoteStore>, BackendError> {
+        if at.bucket == BucketId::SYSTEM { Ok(None) } else { self.0.remotes.current() }
+    }
+
     /// Removes, and waits for it, what earlier processes left unfinished; gives the number of files. `open` does the
     /// same in the background.
     pub async fn sweep(&self) -> Result<u64, BackendError> {
@@ -168,7 +236,8 @@ impl LocalBackend {
         let Put { meta, condition, versioning, lock, algorithms, verify, size, max_size, notes, sealing } = put;
         check_sealing(meta.encryption.is_some(), sealing.is_some())?;
         let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
-        self.0.admit(size.unwrap_or(0))?;
+        let store = self.store_for(at)?;
+        self.0.admit(if store.is_none() { size.unwrap_or(0) } else { 0 })?;
         if size.is_some_and(|size| size > max_size) {
             return Err(BackendError::TooLarge);
         }
@@ -177,7 +246,7 @@ impl LocalBackend {
             let (place, condition) = (at.clone(), condition.clone());
             self.0.index.look_up(move |c| versions::check_condition(c, &place, &condition)).await?;
         }
-        let received = self.receive(body, &algorithms, max_size, true, sealer).await?;
+        let received = self.receive(body, &algorithms, max_size, true, sealer, store).await?;
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let head = ObjectHead {
             size: received.digests.length,
@@ -195,6 +264,7 @@ impl LocalBackend {
                 (self.0.next_content(), data, Unfinished::none(&self.0.files))
             }
             ReceivedBytes::File(id, unfinished) => (id, NewData::File(Some(received.sums)), unfinished),
+            ReceivedBytes::Remote(id, data, unfinished) => (id, NewData::Remote(data, Some(received.sums)), unfinished),
         };
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
         self.commit(at, new, condition, versioning, notes, unfinished).await
@@ -284,34 +354,100 @@ impl LocalBackend {
             .await
     }
 
-    /// Gives the object's bytes a second owner: files by a second name, small ones by a copy.
-    async fn duplicate(&self, source: Found) -> Result<(ContentId, NewData, Unfinished), BackendError> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || {
-            let id = inner.next_content();
-            let mut unfinished = Unfinished::none(&inner.files);
-            let sums = |id| inner.index.readers.read(|c| rows::sums(c, id));
-            let data = match source.data {
-                Data::Inline(bytes, sums) => NewData::Inline(bytes, sums),
-                Data::File => {
-                    unfinished.add(inner.files.link(source.content, id)?);
-                    inner.files.sync_entries(&[id])?;
-                    NewData::File(sums(source.content)?)
+    /// Gives the object's bytes a second owner: files by a second name, small ones by a copy. What lies where the copy may
+    /// not be is written again, where new bytes go.
+    async fn duplicate(
+        &self,
+        to: &Place,
+        source: Found,
+        keep_out: &BTreeSet<String>,
+    ) -> Result<(ContentId, NewData, Unfinished), BackendError> {
+        let stored = |size| if source.head.meta.encryption.is_some() { sealed_size(size) } else { size };
+        let mut unfinished = Unfinished::none(&self.0.files);
+        let (id, data) = match source.data {
+            Data::Inline(bytes, sums) => (self.0.next_content(), NewData::Inline(bytes, sums)),
+            Data::File => {
+                let piece = Piece { id: source.content, size: stored(source.head.size) };
+                let (id, remote, sums) = self.duplicate_one(to, piece, &source.pin, keep_out, &mut unfinished).await?;
+                (id, remote.map_or(NewData::File(sums.clone()), |remote| NewData::Remote(remote, sums)))
+            }
+            Data::Parts(parts) => {
+                let mut copies = Vec::with_capacity(parts.len());
+                for part in parts {
+                    let piece = Piece { id: part.content, size: stored(part.size) };
+                    let copied = self.duplicate_one(to, piece, &source.pin, keep_out, &mut unfinished);
+                    let (content, remote, sums) = copied.await?;
+                    copies.push((PartOfObject { content, ..part }, remote, sums));
                 }
-                Data::Parts(parts) => {
-                    let mut copies = Vec::with_capacity(parts.len());
-                    for part in parts {
-                        let copy = inner.next_content();
-                        unfinished.add(inner.files.link(part.content, copy)?);
-                        copies.push((PartOfObject { content: copy, ..part.clone() }, sums(part.content)?));
-                    }
-                    inner.files.sync_entries(&copies.iter().map(|(part, _)| part.content).collect::<Vec<_>>())?;
-                    NewData::LinkedParts(copies)
-                }
-            };
-            Ok((id, data, unfinished))
-        })
-        .await
+                (self.0.next_content(), NewData::LinkedParts(copies))
+            }
+        };
+        let (files, here) = (self.0.files.clone(), unfinished.ids().to_vec());
+        blocking(move || Ok(files.sync_entries(&here)?)).await?;
+        Ok((id, data, unfinished))
+    }
+
+    /// The same for one content; `pin` keeps it.
+    async fn duplicate_one(
+        &self,
+        at: &Place,
+        from: Piece,
+        pin: &Arc<Pin>,
+        keep_out: &BTreeSet<String>,
+        unfinished: &mut Unfinished,
+    ) -> Result<(ContentId, Option<RemoteData>, Option<Sums>), BackendError> {
+        let read = move |c: &rusqlite::Connection| Ok((rows::remote(c, from.id)?, rows::sums(c, from.id)?));
+        let (remote, sums) = self.0.index.read(read).await?;
+        match remote {
+            Some(data) if keep_out.contains(&data.target) => self.rewrite(at, from, pin, unfinished).await,
+            Some(data) => {
+                let to = self.0.next_content();
+                let (copy, sent) = self.0.remotes.get(&data.target)?.copy(from.id, &data, to).await?;
+                unfinished.add_remote(sent);
+                Ok((to, Some(copy), sums))
+            }
+            None => {
+                let (files, to) = (self.0.files.clone(), self.0.next_content());
+                unfinished.add(blocking(move || Ok(files.link(from.id, to)?)).await?);
+                Ok((to, None, sums))
+            }
+        }
+    }
+
+    async fn rewrite(
+        &self,
+        at: &Place,
+        from: Piece,
+        pin: &Arc<Pin>,
+        unfinished: &mut Unfinished,
+    ) -> Result<(ContentId, Option<RemoteData>, Option<Sums>), BackendError> {
+        let content = FileContent {
+            files: self.0.files.clone(),
+            readers: Arc::clone(&self.0.index.readers),
+            remotes: self.0.remotes.clone(),
+            pieces: [from].into(),
+            parts: Vec::new(),
+            pin: Arc::clone(pin),
+        };
+        let bytes = content.stream(0..from.size);
+        let received = self.receive(bytes, &[], u64::MAX, false, None, self.store_for(at)?).await;
+        let received = received.map_err(|error| match error {
+            BackendError::Body(error) => {
+                error.downcast::<BackendError>().map_or_else(BackendError::Body, |error| *error)
+            }
+            error => error,
+        })?;
+        match received.bytes {
+            ReceivedBytes::File(id, written) => {
+                unfinished.add(written);
+                Ok((id, None, Some(received.sums)))
+            }
+            ReceivedBytes::Remote(id, data, written) => {
+                unfinished.add(written);
+                Ok((id, Some(data), Some(received.sums)))
+            }
+            ReceivedBytes::Inline(_) => Err(BackendError::Damaged("a copy was not written to a file".into())),
+        }
     }
 }
 
@@ -347,13 +483,20 @@ impl Found {
                 parts.iter().map(|part| Piece { id: part.content, size: stored(part.size) }).collect()
             }
         };
-        let (files, readers) = (inner.files.clone(), Arc::clone(&inner.index.readers));
+        let (files, readers, remotes) = (inner.files.clone(), Arc::clone(&inner.index.readers), inner.remotes.clone());
         let content: Box<dyn Content> = match self.data {
             Data::Inline(bytes, _) => Box::new(InlineContent(bytes)),
-            Data::File => {
-                Box::new(FileContent { files, readers, pieces: pieces.into(), parts: Vec::new(), pin: self.pin })
+            Data::File => Box::new(FileContent {
+                files,
+                readers,
+                remotes,
+                pieces: pieces.into(),
+                parts: Vec::new(),
+                pin: self.pin,
+            }),
+            Data::Parts(parts) => {
+                Box::new(FileContent { files, readers, remotes, pieces: pieces.into(), parts, pin: self.pin })
             }
-            Data::Parts(parts) => Box::new(FileContent { files, readers, pieces: pieces.into(), parts, pin: self.pin }),
         };
         OpenObject { head: self.head, content }
     }
@@ -392,7 +535,7 @@ impl ObjectBackend for LocalBackend {
         let found = self.find(&from.place, Some(&from.version)).await?.found();
         let found = found.filter(|found| found.head.etag == from.etag).ok_or(BackendError::SourceChanged)?;
         self.0.admit(found.inline_bytes())?;
-        let NewCopy { meta, condition, versioning, lock, notes } = copy;
+        let NewCopy { meta, condition, versioning, lock, notes, keep_out } = copy;
         check_sealing(meta.encryption.is_some() || found.head.meta.encryption.is_some(), false)?;
         let head = ObjectHead {
             modified: self.0.now(),
@@ -401,7 +544,7 @@ impl ObjectBackend for LocalBackend {
             lock,
             ..found.head.clone()
         };
-        let (content, data, unfinished) = self.duplicate(found).await?;
+        let (content, data, unfinished) = self.duplicate(to, found, &keep_out).await?;
         let new = NewObject { content, data, head, seq: self.0.next_seq(), upload: None };
         self.commit(to, new, condition, versioning, notes, unfinished).await
     }
@@ -497,9 +640,13 @@ impl ObjectBackend for LocalBackend {
         let NewPart { number, algorithms, verify, sealing } = part;
         let sealed = sealing.is_some();
         let (sealer, etag_key) = sealing.map_or((None, None), |sealing| (Some(sealing.sealer), sealing.etag_key));
-        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false, sealer).await?;
-        let ReceivedBytes::File(content, unfinished) = received.bytes else {
-            return Err(BackendError::Damaged("a part was not written to a file".into()));
+        let received = self.receive(body, &algorithms, MAX_PUT_SIZE, false, sealer, self.store_for(at)?).await?;
+        let (content, data, unfinished) = match received.bytes {
+            ReceivedBytes::File(id, unfinished) => (id, NewData::File(Some(received.sums)), unfinished),
+            ReceivedBytes::Remote(id, data, unfinished) => (id, NewData::Remote(data, Some(received.sums)), unfinished),
+            ReceivedBytes::Inline(_) => {
+                return Err(BackendError::Damaged("a part was not written to a file".into()));
+            }
         };
         let checksum = verify(&received.digests).map_err(BackendError::Refused)?;
         let part = PartHead {
@@ -509,12 +656,12 @@ impl ObjectBackend for LocalBackend {
             modified: self.0.now(),
             checksum,
         };
-        let (place, upload, row, sums) = (at.clone(), upload.to_owned(), part.clone(), received.sums);
+        let (place, upload, row) = (at.clone(), upload.to_owned(), part.clone());
         let write = move |c: &rusqlite::Connection| {
             if let Some(upload) = multipart::find(c, &place, &upload)? {
                 check_sealing(upload.new.meta.encryption.is_some(), sealed)?;
             }
-            multipart::put_part(c, &place, &upload, content, &sums, &row)
+            multipart::put_part(c, &place, &upload, content, &data, &row)
         };
         let garbage = self.0.index.write_guarded(unfinished, write).await?;
         self.0.ring_if(garbage);

@@ -8,7 +8,6 @@ use terroir_types::{Error, Timestamp};
 use super::files::ContentId;
 use super::list::{after_prefix, rolled_up};
 use super::rows::{self, NewData, NewObject};
-use super::sums::Sums;
 use super::versions;
 use crate::backend::{
     BackendError, BucketId, ClaimedPart, CompleteUpload, ListUploads, MAX_OBJECT_SIZE, MIN_PART_SIZE, ObjectHead,
@@ -51,7 +50,7 @@ pub(super) fn put_part(
     at: &Place,
     upload: &str,
     content: ContentId,
-    sums: &Sums,
+    data: &NewData,
     part: &PartHead,
 ) -> Result<bool, BackendError> {
     rows::check_writable(c, at.bucket)?;
@@ -60,7 +59,7 @@ pub(super) fn put_part(
     let mut before = c.prepare_cached("SELECT content, size FROM part WHERE upload = ?1 AND number = ?2")?;
     let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
     let before = before.query_row(params![upload, part.number], read).optional()?;
-    rows::put_content(c, content, &NewData::File(Some(sums.clone())))?;
+    rows::put_content(c, content, data)?;
     let mut insert = c.prepare_cached(
         "INSERT OR REPLACE INTO part (upload, number, content, size, modified, etag, checksum)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",

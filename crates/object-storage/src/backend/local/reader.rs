@@ -11,12 +11,15 @@ use tokio::task::JoinHandle;
 use super::files::{ContentId, Files};
 use super::garbage::Pin;
 use super::index::Readers;
+use super::remote::{RemoteData, RemoteStore, Remotes};
 use super::rows;
 use super::sums::{BLOCK, Sums};
 use crate::backend::{BackendError, BoxError, ByteStream, Content, PartOfObject};
 
 /// What is read in one go; whole blocks.
 const CHUNK: u64 = 2 * BLOCK as u64;
+/// The same where each read is a request.
+const REMOTE_CHUNK: u64 = 16 * BLOCK as u64;
 
 /// Checked when the object was found.
 pub(super) struct InlineContent(pub(super) Bytes);
@@ -37,6 +40,7 @@ impl Content for InlineContent {
 pub(super) struct FileContent {
     pub files: Files,
     pub readers: Arc<Readers>,
+    pub remotes: Remotes,
     pub pieces: Arc<[Piece]>,
     pub parts: Vec<PartOfObject>,
     pub pin: Arc<Pin>,
@@ -53,6 +57,7 @@ impl Content for FileContent {
         let cursor = Cursor {
             files: self.files.clone(),
             readers: Arc::clone(&self.readers),
+            remotes: self.remotes.clone(),
             pieces: Arc::clone(&self.pieces),
             next: 0,
             open: None,
@@ -89,13 +94,23 @@ impl Content for FileContent {
 pub(super) struct CheckedFile {
     id: ContentId,
     size: u64,
-    file: File,
+    bytes: Place,
     sums: Option<Sums>,
+}
+
+/// Where a file's bytes are.
+enum Place {
+    Here(File),
+    Elsewhere(RemoteStore, RemoteData),
 }
 
 impl CheckedFile {
     pub(super) fn open(files: &Files, id: ContentId, size: u64, sums: Option<Sums>) -> Result<Self, BackendError> {
-        Ok(Self { id, size, file: open(files, id)?, sums })
+        Ok(Self { id, size, bytes: Place::Here(open(files, id)?), sums })
+    }
+
+    pub(super) fn elsewhere(store: RemoteStore, data: RemoteData, id: ContentId, sums: Option<Sums>) -> Self {
+        Self { id, size: data.size, bytes: Place::Elsewhere(store, data), sums }
     }
 
     /// The file as long as it is; damaged if that is not how long it was.
@@ -105,7 +120,7 @@ impl CheckedFile {
         if let Some(sums) = &sums {
             sums.check_whole(id, size)?;
         }
-        Ok(Self { id, size, file, sums })
+        Ok(Self { id, size, bytes: Place::Here(file), sums })
     }
 
     /// The bytes from `at` on, at most `most` of them, after the blocks that they lie in were checked.
@@ -115,14 +130,20 @@ impl CheckedFile {
             Some(_) => (at - at % block, (at + most).next_multiple_of(block).min(self.size)),
             None => (at, (at + most).min(self.size)),
         };
-        let mut bytes = vec![0; usize::try_from(end - start).unwrap_or_default()];
-        self.file.read_exact_at(&mut bytes, start).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => BackendError::Damaged(format!(
-                "the file of content {:016x} is shorter than {} bytes",
-                self.id, self.size
-            )),
-            _ => unreadable(self.id, error),
-        })?;
+        let bytes = match &self.bytes {
+            Place::Elsewhere(store, data) => store.read(self.id, data, &(start..end))?,
+            Place::Here(file) => {
+                let mut bytes = vec![0; usize::try_from(end - start).unwrap_or_default()];
+                file.read_exact_at(&mut bytes, start).map_err(|error| match error.kind() {
+                    std::io::ErrorKind::UnexpectedEof => BackendError::Damaged(format!(
+                        "the file of content {:016x} is shorter than {} bytes",
+                        self.id, self.size
+                    )),
+                    _ => unreadable(self.id, error),
+                })?;
+                bytes
+            }
+        };
         if let Some(sums) = &self.sums {
             sums.check(self.id, usize::try_from(start / block).unwrap_or(usize::MAX), &bytes)?;
         }
@@ -131,8 +152,17 @@ impl CheckedFile {
         Ok(Bytes::from(bytes).slice(from..to))
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.file
+    /// None: it lies elsewhere.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.bytes {
+            Place::Here(file) => Some(file),
+            Place::Elsewhere(..) => None,
+        }
+    }
+
+    /// What is read in one go.
+    fn chunk(&self) -> u64 {
+        if self.file().is_some() { CHUNK } else { REMOTE_CHUNK }
     }
 
     pub(super) fn size(&self) -> u64 {
@@ -164,6 +194,7 @@ fn unreadable(id: ContentId, error: std::io::Error) -> BackendError {
 struct Cursor {
     files: Files,
     readers: Arc<Readers>,
+    remotes: Remotes,
     pieces: Arc<[Piece]>,
     /// The piece to open next.
     next: usize,
@@ -181,7 +212,7 @@ impl Cursor {
             None => self.open_next()?,
         };
         // After the first one, reads begin with a block.
-        let most = (CHUNK - at % BLOCK as u64).min(file.size - at).min(self.left);
+        let most = (file.chunk() - at % BLOCK as u64).min(file.size - at).min(self.left);
         let chunk = file.read(at, most)?;
         self.left -= most;
         if at + most < file.size {
@@ -195,8 +226,16 @@ impl Cursor {
             self.next += 1;
             if self.skip < piece.size {
                 let at = std::mem::take(&mut self.skip);
-                let sums = self.readers.read(|c| rows::sums(c, piece.id))?;
-                return Ok((CheckedFile::open(&self.files, piece.id, piece.size, sums)?, at));
+                let read = |c: &rusqlite::Connection| Ok((rows::sums(c, piece.id)?, rows::remote(c, piece.id)?));
+                let (sums, remote) = self.readers.read(read)?;
+                let Some(data) = remote else {
+                    return Ok((CheckedFile::open(&self.files, piece.id, piece.size, sums)?, at));
+                };
+                if data.size != piece.size {
+                    return Err(BackendError::Damaged(format!("content {:016x} is of another size", piece.id)));
+                }
+                let store = self.remotes.get(&data.target)?;
+                return Ok((CheckedFile::elsewhere(store, data, piece.id, sums), at));
             }
             self.skip -= piece.size;
         }

@@ -40,7 +40,7 @@ fn settle(c: &Connection, queue: &str, entry: &Entry, failed: bool) -> Result<()
 #[async_trait]
 impl Replicas for LocalBackend {
     async fn replicate(&self, from: &Source, to: &Place, new: NewReplica) -> Result<bool, BackendError> {
-        let NewReplica { meta, lock, notes } = new;
+        let NewReplica { meta, lock, notes, keep_out } = new;
         let (place, version, etag) = (to.clone(), from.version.clone(), from.etag.clone());
         let known = move |c: &Connection| match versions::find(c, &place, Some(&version))? {
             Lookup::Found(row) => check_known(&row.head, &etag).map(|()| true),
@@ -57,7 +57,7 @@ impl Replicas for LocalBackend {
         self.0.admit(found.inline_bytes())?;
         let seq = versions::seq_of(&from.version).ok_or(BackendError::NoSuchVersion)?;
         let head = ObjectHead { meta: Arc::new(meta), lock, ..found.head.clone() };
-        let (content, data, unfinished) = self.duplicate(found).await?;
+        let (content, data, unfinished) = self.duplicate(to, found, &keep_out).await?;
         let new = NewObject { content, data, head, seq, upload: None };
         let (place, now) = (to.clone(), self.0.clock.now());
         let write = move |c: &Connection| {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::files::ContentId;
+use super::remote::RemoteData;
 use super::sums::Sums;
 use crate::backend::{BackendError, BucketId, ObjectHead, ObjectLock, PartOfObject};
 use crate::checksum::Checksum;
@@ -13,6 +14,8 @@ use crate::checksum::Checksum;
 pub(super) const EPOCH: &str = "epoch";
 /// All files of starts below this one are named by the index.
 pub(super) const SWEPT: &str = "swept";
+/// What foreign stores know this store by.
+pub(super) const STORE: &str = "store";
 /// Not 0: there may be contents without sums. Raised with each one that is copied.
 pub(super) const UNSUMMED: &str = "unsummed";
 /// The last content that the scrubber has read.
@@ -27,6 +30,8 @@ const GONE: i64 = 2;
 pub(super) const INLINE: i64 = 0;
 pub(super) const FILE: i64 = 1;
 const PARTS: i64 = 2;
+/// Like [`FILE`], in a foreign store.
+pub(super) const REMOTE: i64 = 3;
 
 /// What `content` says of where bytes are.
 pub(super) enum Data {
@@ -40,10 +45,11 @@ pub(super) enum Data {
 pub(super) enum NewData {
     Inline(Bytes, Option<Sums>),
     File(Option<Sums>),
+    Remote(RemoteData, Option<Sums>),
     /// The parts' contents are there already.
     Parts(Vec<PartOfObject>),
     /// Parts whose files have got second names, and no content yet.
-    LinkedParts(Vec<(PartOfObject, Option<Sums>)>),
+    LinkedParts(Vec<(PartOfObject, Option<RemoteData>, Option<Sums>)>),
 }
 
 pub(super) struct NewObject {
@@ -159,12 +165,16 @@ pub(super) fn put_content(c: &Connection, id: ContentId, data: &NewData) -> Resu
     match data {
         NewData::Inline(bytes, sums) => insert_content(c, id, INLINE, Some(bytes), sums.as_ref()),
         NewData::File(sums) => insert_content(c, id, FILE, None, sums.as_ref()),
+        NewData::Remote(data, sums) => insert_content(c, id, REMOTE, Some(&pack(data)?), sums.as_ref()),
         NewData::Parts(parts) => insert_content(c, id, PARTS, Some(&pack(parts)?), None),
         NewData::LinkedParts(parts) => {
-            for (part, sums) in parts {
-                insert_content(c, part.content, FILE, None, sums.as_ref())?;
+            for (part, remote, sums) in parts {
+                match remote {
+                    Some(data) => insert_content(c, part.content, REMOTE, Some(&pack(data)?), sums.as_ref())?,
+                    None => insert_content(c, part.content, FILE, None, sums.as_ref())?,
+                }
             }
-            let parts: Vec<_> = parts.iter().map(|(part, _)| part).collect();
+            let parts: Vec<_> = parts.iter().map(|(part, ..)| part).collect();
             insert_content(c, id, PARTS, Some(&pack(&parts)?), None)
         }
     }
@@ -213,6 +223,13 @@ pub(super) fn sums(c: &Connection, id: ContentId) -> Result<Option<Sums>, Backen
     Ok(sums)
 }
 
+/// Where else a content lies; none: in a file here.
+pub(super) fn remote(c: &Connection, id: ContentId) -> Result<Option<RemoteData>, BackendError> {
+    let mut query = c.prepare_cached("SELECT data FROM content WHERE id = ?1 AND kind = ?2")?;
+    let data: Option<Vec<u8>> = query.query_row(params![id.cast_signed(), REMOTE], |row| row.get(0)).optional()?;
+    data.map(|data| unpack(&data)).transpose()
+}
+
 /// Where the bytes are; those in the index itself are checked.
 pub(super) fn content(c: &Connection, id: ContentId) -> Result<Data, BackendError> {
     let mut query = c.prepare_cached("SELECT kind, data, sums FROM content WHERE id = ?1")?;
@@ -230,7 +247,7 @@ pub(super) fn content(c: &Connection, id: ContentId) -> Result<Data, BackendErro
             }
             Ok(Data::Inline(bytes.into(), sums))
         }
-        FILE => Ok(Data::File),
+        FILE | REMOTE => Ok(Data::File),
         PARTS => Ok(Data::Parts(unpack(&bytes(row)?)?)),
         kind => Err(BackendError::Damaged(format!("content {id:016x} is of the unknown kind {kind}"))),
     }
@@ -240,7 +257,7 @@ pub(super) fn content(c: &Connection, id: ContentId) -> Result<Data, BackendErro
 pub(super) fn drop_content(c: &Connection, id: ContentId) -> Result<bool, BackendError> {
     let mut kind = c.prepare_cached("SELECT kind FROM content WHERE id = ?1")?;
     let files = match kind.query_row([id.cast_signed()], |row| row.get(0)).optional()? {
-        Some(FILE) => vec![id],
+        Some(FILE | REMOTE) => vec![id],
         Some(PARTS) => match content(c, id) {
             Ok(Data::Parts(parts)) => parts.iter().map(|part| part.content).collect(),
             Ok(Data::Inline(..) | Data::File) => Vec::new(),

@@ -8,8 +8,8 @@
 use rusqlite::{Connection, params};
 use std::collections::HashSet;
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::check::{Adopted, Known, Look, Stored, contents_between};
@@ -40,6 +40,10 @@ pub struct Scrubbed {
 pub(super) struct Pace {
     bytes_per_sec: u64,
     stopped: Arc<AtomicBool>,
+    /// What lies elsewhere is asked for and not read: whoever keeps it may want money for each byte.
+    only_asks: bool,
+    /// Targets that did not answer.
+    away: Arc<Mutex<HashSet<String>>>,
 }
 
 /// Ends the readers of a pace when it is dropped.
@@ -55,7 +59,24 @@ impl Pace {
     /// Zero: as fast as it goes.
     pub(super) fn new(bytes_per_sec: u64) -> (Self, Leash) {
         let stopped = Arc::<AtomicBool>::default();
-        (Self { bytes_per_sec, stopped: Arc::clone(&stopped) }, Leash(stopped))
+        let pace = Self { bytes_per_sec, stopped: Arc::clone(&stopped), only_asks: false, away: Arc::default() };
+        (pace, Leash(stopped))
+    }
+
+    fn asking(self) -> Self {
+        Self { only_asks: true, ..self }
+    }
+
+    pub(super) fn only_asks(&self) -> bool {
+        self.only_asks
+    }
+
+    pub(super) fn is_away(&self, target: &str) -> bool {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).contains(target)
+    }
+
+    pub(super) fn note_away(&self, target: String) {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner).insert(target);
     }
 
     /// Called after so many bytes were read, outside the async threads.
@@ -104,6 +125,7 @@ impl LocalBackend {
     pub async fn scrub_once(&self, bytes_per_sec: u64) -> Result<Scrubbed, BackendError> {
         let inner = &self.0;
         let (pace, _leash) = Pace::new(bytes_per_sec);
+        let pace = pace.asking();
         adopt::adopt(inner, &pace).await?;
         let mut pass = Scrubbed::default();
         let mut after = inner.index.read(|c| Ok(rows::meta(c, rows::SCRUB_AT)?.unwrap_or(-1))).await?;
@@ -175,7 +197,7 @@ impl Inner {
                 Look::Damaged(detail) => Some((stored.id, Some(detail))),
                 Look::Good(_) => known.contains(&stored.id).then_some((stored.id, None)),
                 // Without sums a look says nothing; what was deleted took its row with it.
-                Look::Unsummed(_) | Look::Gone => None,
+                Look::Unsummed(_) | Look::Present | Look::Away | Look::Gone => None,
             })
             .collect();
         if news.is_empty() {

@@ -5,11 +5,12 @@
 
 use rusqlite::{Connection, Row};
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::check::{Look, contents_between};
 use super::files::{ContentId, Files, epoch_of};
+use super::remote::{RemoteData, RemoteStore};
 use super::scrub::{Pace, groups};
 use super::writer::blocking;
 use super::{Inner, LocalBackend, adopt, garbage, outbox, rows, schema, versions};
@@ -75,6 +76,9 @@ pub struct Report {
     /// Contents that there is nothing to compare with, because they are older than block checksums. The scrubber gives
     /// them theirs.
     pub unsummed: u64,
+    /// Contents at targets that did not answer: nothing is known of them.
+    #[serde(default)]
+    pub away: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,6 +123,18 @@ pub struct Stats {
     /// What waits to be told to targets.
     #[serde(default)]
     pub queues: Vec<QueueStats>,
+    /// Where contents are: here, and at targets.
+    #[serde(default)]
+    pub places: Vec<PlaceStats>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceStats {
+    /// None: here.
+    pub target: Option<String>,
+    pub contents: u64,
+    /// Of what lies at a target.
+    pub bytes: Option<u64>,
 }
 
 impl FindingKind {
@@ -217,7 +233,28 @@ fn stats(c: &Connection) -> Result<Stats, BackendError> {
         scrub_begun: moment(rows::SCRUB_BEGUN)?,
         scrub_done: moment(rows::SCRUB_DONE)?,
         queues: outbox::queues(c)?,
+        places: places(c)?,
     })
+}
+
+fn places(c: &Connection) -> Result<Vec<PlaceStats>, BackendError> {
+    let here = count(c, "SELECT count(*) FROM content WHERE kind IN (0, 1)")?;
+    let mut there: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let mut query = c.prepare_cached("SELECT data FROM content WHERE kind = ?1")?;
+    let mut found = query.query([rows::REMOTE])?;
+    while let Some(row) = found.next()? {
+        let data: RemoteData = rows::unpack(&row.get::<_, Vec<u8>>(0)?)?;
+        let (contents, bytes) = there.entry(data.target).or_default();
+        *contents += 1;
+        *bytes += data.size;
+    }
+    let here = PlaceStats { target: None, contents: here, bytes: None };
+    let there = there.into_iter().map(|(target, (contents, bytes))| PlaceStats {
+        target: Some(target),
+        contents,
+        bytes: Some(bytes),
+    });
+    Ok(std::iter::once(here).chain(there).collect())
 }
 
 async fn check_index(inner: &Arc<Inner>, repair: bool, report: &mut Report) -> Result<(), BackendError> {
@@ -415,7 +452,7 @@ fn references(c: &Connection, found: &mut Contradictions) -> Result<(), BackendE
 
 /// What a content lists, if it is a list.
 fn parts_of(c: &Connection, id: ContentId, kind: i64) -> Result<Vec<ContentId>, BackendError> {
-    if kind == rows::INLINE || kind == rows::FILE {
+    if kind == rows::INLINE || kind == rows::FILE || kind == rows::REMOTE {
         return Ok(Vec::new());
     }
     match rows::content(c, id) {
@@ -482,7 +519,8 @@ async fn check_bytes(
                 match look {
                     Look::Damaged(detail) => damaged.add((stored.id, detail.clone())),
                     Look::Unsummed(_) => report.unsummed += 1,
-                    Look::Good(_) | Look::Gone => {}
+                    Look::Away => report.away += 1,
+                    Look::Good(_) | Look::Present | Look::Gone => {}
                 }
             }
             inner.record(looks).await?;
@@ -563,6 +601,35 @@ async fn check_files(inner: &Arc<Inner>, repair: bool, report: &mut Report) -> R
             }
             report.add(FindingKind::OrphanFile, None, format!("no content is in the file {id:016x}"), repair);
         }
+    }
+    for store in inner.remotes.all() {
+        match check_store(inner, &store, repair, report).await {
+            Err(error @ (BackendError::Away { .. } | BackendError::Foreign(_))) => {
+                tracing::warn!(%error, "what nobody names there is not known");
+            }
+            checked => checked?,
+        }
+    }
+    Ok(())
+}
+
+async fn check_store(
+    inner: &Arc<Inner>,
+    store: &RemoteStore,
+    repair: bool,
+    report: &mut Report,
+) -> Result<(), BackendError> {
+    let mut after = Some(String::new());
+    while let Some(from) = after {
+        let (orphans, next) = store.orphans(inner, &from).await?;
+        for name in orphans {
+            if repair {
+                store.remove(name).await?;
+            }
+            let detail = format!("no version names content {:016x} at {}", name.id, store.name());
+            report.add(FindingKind::OrphanFile, None, detail, repair);
+        }
+        after = next;
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 use super::LocalBackend;
-use super::files::{ContentId, Unfinished};
+use super::files::{ContentId, Files, Unfinished};
+use super::remote::{RemoteData, RemoteStore, RemoteWriter};
 use super::sums::{SumWriter, Sums};
 use crate::backend::{BackendError, ByteStream};
 use crate::checksum::{Algorithm, Digests, Hasher};
@@ -31,6 +32,8 @@ pub(super) enum ReceivedBytes {
     Inline(Vec<u8>),
     /// Synced, with its directory entry.
     File(ContentId, Unfinished),
+    /// There as a whole.
+    Remote(ContentId, RemoteData, Unfinished),
 }
 
 /// All that is computed of a body as it comes.
@@ -107,9 +110,15 @@ impl Seal {
     }
 }
 
-/// A file that grows, and the digests of what came.
+/// Where a body goes.
+enum Drain {
+    Here(File),
+    Elsewhere(Box<RemoteWriter>),
+}
+
+/// A content that grows, and the digests of what came.
 struct Sink {
-    file: File,
+    drain: Drain,
     seal: Option<Seal>,
     hashes: Hashes,
 }
@@ -117,7 +126,7 @@ struct Sink {
 impl Sink {
     /// Hashes and writes `pieces`, each on a thread of its own: MD5 takes longer than everything else together.
     async fn take(self, pieces: Vec<Bytes>) -> Result<Self, BackendError> {
-        let Self { mut file, mut seal, mut hashes } = self;
+        let Self { drain, seal, mut hashes } = self;
         let pieces: Arc<[Bytes]> = pieces.into();
         let hashed = tokio::task::spawn_blocking({
             let pieces = Arc::clone(&pieces);
@@ -126,38 +135,77 @@ impl Sink {
                 hashes
             }
         });
-        let written = blocking(move || {
-            for piece in pieces.iter() {
-                match &mut seal {
-                    Some(seal) => {
-                        seal.take(piece)?;
-                        file.write_all(&seal.bytes)?;
-                    }
-                    None => file.write_all(piece)?,
-                }
-            }
-            Ok((file, seal))
-        });
-        let written = written.await;
+        let written = match drain {
+            Drain::Here(file) => write_here(file, seal, pieces).await,
+            Drain::Elsewhere(writer) => write_elsewhere(writer, seal, &pieces).await,
+        };
         let hashes = hashed.await.map_err(|error| BackendError::Io(std::io::Error::other(error)))?;
-        let (file, seal) = written?;
-        Ok(Self { file, seal, hashes })
+        let (drain, seal) = written?;
+        Ok(Self { drain, seal, hashes })
     }
 
-    /// What was computed, once everything is on the disk.
-    fn finish(self) -> Result<(Digests, Sums), BackendError> {
-        let Self { mut file, seal, hashes } = self;
-        let sealed = match seal {
-            Some(seal) => {
-                let (rest, sums) = seal.finish()?;
-                file.write_all(&rest)?;
-                Some(sums)
+    /// What was computed, once everything is there. `unfinished`: the file, if it is one.
+    async fn finish(self, files: Files, id: ContentId, mut unfinished: Unfinished) -> Result<Received, BackendError> {
+        let Self { drain, seal, hashes } = self;
+        let (rest, sealed) = seal.map(Seal::finish).transpose()?.unzip();
+        let rest = rest.unwrap_or_default();
+        match drain {
+            Drain::Here(mut file) => {
+                let (digests, sums) = blocking(move || {
+                    file.write_all(&rest)?;
+                    file.sync_data()?;
+                    files.sync_entry(id)?;
+                    Ok(hashes.finish(sealed))
+                })
+                .await?;
+                Ok(Received { digests, sums, bytes: ReceivedBytes::File(id, unfinished) })
             }
-            None => None,
-        };
-        file.sync_data()?;
-        Ok(hashes.finish(sealed))
+            Drain::Elsewhere(mut writer) => {
+                writer.write(&rest).await?;
+                let (data, sent) = writer.finish().await?;
+                unfinished.add_remote(sent);
+                let (digests, sums) = hashes.finish(sealed);
+                Ok(Received { digests, sums, bytes: ReceivedBytes::Remote(id, data, unfinished) })
+            }
+        }
     }
+}
+
+async fn write_here(
+    mut file: File,
+    mut seal: Option<Seal>,
+    pieces: Arc<[Bytes]>,
+) -> Result<(Drain, Option<Seal>), BackendError> {
+    blocking(move || {
+        for piece in pieces.iter() {
+            match &mut seal {
+                Some(seal) => {
+                    seal.take(piece)?;
+                    file.write_all(&seal.bytes)?;
+                }
+                None => file.write_all(piece)?,
+            }
+        }
+        Ok((Drain::Here(file), seal))
+    })
+    .await
+}
+
+async fn write_elsewhere(
+    mut writer: Box<RemoteWriter>,
+    mut seal: Option<Seal>,
+    pieces: &[Bytes],
+) -> Result<(Drain, Option<Seal>), BackendError> {
+    for piece in pieces {
+        match &mut seal {
+            Some(seal) => {
+                seal.take(piece)?;
+                writer.write(&seal.bytes).await?;
+            }
+            None => writer.write(piece).await?,
+        }
+    }
+    Ok((Drain::Elsewhere(writer), seal))
 }
 
 impl LocalBackend {
@@ -169,6 +217,7 @@ impl LocalBackend {
         max: u64,
         inline: bool,
         sealer: Option<Sealer>,
+        remote: Option<RemoteStore>,
     ) -> Result<Received, BackendError> {
         let mut batch = Batch::default();
         let limit = if inline { INLINE_MAX } else { 0 };
@@ -191,9 +240,16 @@ impl LocalBackend {
         }
         let id = self.0.next_content();
         let files = self.0.files.clone();
-        let (file, unfinished) = blocking(move || Ok(files.create(id)?)).await?;
+        let is_here = remote.is_none();
+        let (drain, unfinished) = match remote {
+            Some(store) => (Drain::Elsewhere(Box::new(store.write(id))), Unfinished::none(&files)),
+            None => {
+                let (file, unfinished) = blocking(move || Ok(files.create(id)?)).await?;
+                (Drain::Here(file), unfinished)
+            }
+        };
         let hashes = Hashes::new(algorithms, sealer.is_some());
-        let mut sink = Sink { file, seal: sealer.map(Seal::new), hashes };
+        let mut sink = Sink { drain, seal: sealer.map(Seal::new), hashes };
         let mut total = 0;
         let mut budgeted = 0;
         loop {
@@ -201,7 +257,7 @@ impl LocalBackend {
             if total > max {
                 return Err(BackendError::TooLarge);
             }
-            if total >= budgeted {
+            if is_here && total >= budgeted {
                 self.0.admit(BUDGET_STEP)?;
                 budgeted = total + BUDGET_STEP;
             }
@@ -217,14 +273,7 @@ impl LocalBackend {
                 break;
             }
         }
-        let files = self.0.files.clone();
-        let (digests, sums) = blocking(move || {
-            let computed = sink.finish()?;
-            files.sync_entry(id)?;
-            Ok(computed)
-        })
-        .await?;
-        Ok(Received { digests, sums, bytes: ReceivedBytes::File(id, unfinished) })
+        sink.finish(self.0.files.clone(), id, unfinished).await
     }
 }
 
