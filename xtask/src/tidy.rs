@@ -29,7 +29,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("block-storage", &["action", "agent-api", "metering", "sovereignty"]),
     ("compute", &["network", "block-storage", "scheduler", "sovereignty", "metering", "iam"]),
     ("object-storage", &["iam", "agent-api", "sovereignty"]),
-    ("api-server", &["iam"]),
+    ("audit", &["iam"]),
+    ("api-server", &["audit"]),
     ("host-agent", &["agent-api"]),
     ("guest-services", &["agent-api"]),
 ];

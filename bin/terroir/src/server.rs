@@ -10,6 +10,7 @@ use std::time::Duration;
 use terroir_action::{CurrentRegion, Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
 use terroir_api_server::{ApiServer, Limits, Parts, Rate};
+use terroir_audit::Queue;
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
 use terroir_kms::KeyService;
@@ -25,6 +26,7 @@ use terroir_object_storage::replication::Replicator;
 use terroir_object_storage::{S3Options, s3_service};
 use terroir_sovereignty::ops::OwnSite;
 use terroir_sovereignty::receipt::{self, ReceiptLog};
+use terroir_store::ship;
 use terroir_store::{Store, Txn};
 use terroir_tlog::SigningKey;
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
@@ -39,7 +41,7 @@ use crate::layout::{Layout, SERVER_UID, describe};
 use crate::objects::Objects;
 use crate::settings::Settings;
 use crate::state::{self, Claim};
-use crate::{Threads, operator_key, privileges, runtime, up};
+use crate::{Threads, audit, operator_key, privileges, runtime, up};
 
 /// Name of the account that exists from the first start on.
 pub const FIRST_ACCOUNT: &str = "root";
@@ -82,6 +84,8 @@ pub struct Cloud {
     pub notifier: Notifier,
     pub replicator: Replicator,
     pub keys: KeyService,
+    /// Where records of calls wait for the audit log.
+    pub audit: Queue,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -108,7 +112,15 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let crossing_socket = private_socket(&layout.crossing_socket())?;
     let objects = objects(&cloud).await?;
     let front = objects.0.clone();
-    let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(admin.clone()));
+    let server = api_server(&cloud, &gateway, objects, Arc::new(admin.clone()));
+    let audit_log = audit::open(&layout, cloud.audit.clone(), Arc::clone(&cloud.clock))?;
+    let (close_audit, audit_closing) = watch::channel(false);
+    let audit_shipper = tokio::spawn(ship::run(audit_log, cloud.store.clone(), {
+        let mut closing = audit_closing;
+        async move {
+            let _ = closing.wait_for(|close| *close).await;
+        }
+    }));
     let usage = layout.usage();
     let usage = UsageLog::open(&usage).map_err(|error| describe(&error, "cannot open", &usage).to_string())?;
     let receipts = ReceiptLog::open(
@@ -121,7 +133,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
         async move {
-            receipts.run(store, stopping).await;
+            ship::run(receipts, store, stopping).await;
             Ok(())
         }
     });
@@ -129,7 +141,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
         async move {
-            usage.run(store, stopping).await;
+            ship::run(usage, store, stopping).await;
             Ok(())
         }
     });
@@ -192,7 +204,10 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     });
     tasks.spawn({
         let (server, stopping) = (server.clone(), stopping());
-        async move { server.run_background(stopping).await.map_err(|error| error.to_string()) }
+        async move {
+            server.run_background(stopping).await;
+            Ok(())
+        }
     });
     tasks.spawn({
         let stopping = stopping();
@@ -209,6 +224,11 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     // Nobody listens any more only if every task has ended, which is what is wanted.
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
+    // After the last answer.
+    let _ = close_audit.send(true);
+    if let Err(error) = audit_shipper.await {
+        tracing::error!(%error, "the audit log ended by itself");
+    }
     failure.map_or(Ok(()), Err)
 }
 
@@ -265,6 +285,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         notifier,
         replicator,
         keys,
+        audit: Queue::default(),
         host_dialled: Arc::default(),
     })
 }
@@ -383,13 +404,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }
 
-fn api_server(
-    layout: &Layout,
-    cloud: &Cloud,
-    gateway: &Arc<HostGateway>,
-    objects: Objects,
-    status: Arc<Admin>,
-) -> ApiServer {
+fn api_server(cloud: &Cloud, gateway: &Arc<HostGateway>, objects: Objects, status: Arc<Admin>) -> ApiServer {
     ApiServer::new(Parts {
         store: cloud.store.clone(),
         iam: cloud.iam.clone(),
@@ -400,7 +415,7 @@ fn api_server(
         objects: Arc::new(objects),
         status,
         limits: limits(&cloud.settings),
-        audit_log: Some(layout.audit()),
+        audit: cloud.audit.clone(),
     })
 }
 
@@ -473,7 +488,7 @@ mod tests {
             }
         }
         let objects = objects(&cloud).await.unwrap();
-        let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(Admin::new(cloud.clone())));
+        let server = api_server(&cloud, &gateway, objects, Arc::new(Admin::new(cloud.clone())));
         (cloud, server)
     }
 
