@@ -420,8 +420,14 @@ fn api_server(cloud: &Cloud, gateway: &Arc<HostGateway>, objects: Objects, statu
 }
 
 fn limits(settings: &Settings) -> Limits {
-    let per_second = settings.s3_requests_per_second;
-    Limits { objects: Rate { per_second, burst: per_second.saturating_mul(2) }, ..Limits::default() }
+    let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(2) };
+    Limits {
+        actions: rate(settings.api_requests_per_second),
+        changes: rate(settings.api_changes_per_second),
+        launches: rate(settings.api_launches_per_second),
+        objects: rate(settings.s3_requests_per_second),
+        ..Limits::default()
+    }
 }
 
 /// A socket in a folder of ours that only this user and root can connect to.

@@ -168,6 +168,9 @@ impl ApiServer {
         let arrival = arrival(sent, self.0.parts.region.get())?;
         trace.draft.operation = arrival.params.action().map(shown).filter(|name| !name.is_empty());
         let entry = self.entry(service, &arrival.params).map_err(|error| fail(&error))?;
+        if presented.is_some() && !self.may(&caller.account, &*entry, facts) {
+            return Err(Failure::throttled(service));
+        }
         trace.action = entry.name();
         trace.draft.read_only = entry.access() == Access::Read;
         trace.draft.parameters = terroir_audit::parameters(service, &arrival.params);
@@ -183,6 +186,15 @@ impl ApiServer {
     /// Others at that address are not held up.
     fn failed_to_authenticate(&self, service: Service, facts: &RequestFacts, failure: Failure) -> Failure {
         if self.count_failure(facts) { failure } else { Failure::throttled(service) }
+    }
+
+    /// Whether the account may do more of this class.
+    fn may(&self, account: &AccountId, entry: &dyn Entry, facts: &RequestFacts) -> bool {
+        match (entry.access(), entry.name()) {
+            (_, "RunInstances") => self.0.launches.take(account, facts.now),
+            (Access::Write, _) => self.0.changes.take(account, facts.now),
+            (Access::Read, _) => true,
+        }
     }
 
     fn failure(&self, service: Service, request_id: &str, error: &Error) -> Failure {

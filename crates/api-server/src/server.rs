@@ -27,8 +27,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a client may take to send that body.
     pub body_deadline: Duration,
-    /// Actions per account.
+    /// Actions of all classes per account.
     pub actions: Rate,
+    /// Of these, those that change something, but for launches.
+    pub changes: Rate,
+    /// Of these, RunInstances.
+    pub launches: Rate,
     /// Object requests per account.
     pub objects: Rate,
     /// Requests per address that fail to authenticate.
@@ -42,6 +46,8 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             body_deadline: Duration::from_secs(30),
             actions: Rate { per_second: 2_000, burst: 4_000 },
+            changes: Rate { per_second: 1_000, burst: 2_000 },
+            launches: Rate { per_second: 200, burst: 400 },
             objects: Rate { per_second: 10_000, burst: 20_000 },
             failures: Rate { per_second: 50, burst: 500 },
         }
@@ -73,6 +79,8 @@ pub(crate) struct Inner {
     pub authenticator: Authenticator,
     pub metrics: Metrics,
     pub accounts: Throttle<AccountId>,
+    pub changes: Throttle<AccountId>,
+    pub launches: Throttle<AccountId>,
     objects: Throttle<AccountId>,
     pub failures: Throttle<std::net::IpAddr>,
 }
@@ -98,6 +106,8 @@ impl ApiServer {
             authenticator,
             metrics: Metrics::default(),
             accounts: Throttle::new(limits.actions),
+            changes: Throttle::new(limits.changes),
+            launches: Throttle::new(limits.launches),
             objects: Throttle::new(limits.objects),
             failures: Throttle::new(limits.failures),
             parts,
@@ -336,5 +346,6 @@ fn slow_down(request_id: &str) -> Response<Body> {
     );
     let mut response = crate::failure::xml_response(StatusCode::SERVICE_UNAVAILABLE, body, request_id);
     response.headers_mut().remove(REQUEST_ID_HEADER);
+    response.headers_mut().insert(header::RETRY_AFTER, crate::throttle::RETRY_AFTER);
     response
 }

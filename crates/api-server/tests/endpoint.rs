@@ -443,6 +443,38 @@ async fn every_call_is_audited() {
 }
 
 #[tokio::test]
+async fn each_class_of_actions_has_its_own_rate() {
+    let rate = |burst| terroir_api_server::Rate { per_second: 1, burst };
+    let world = World::with_limits(|limits| (limits.changes, limits.launches) = (rate(2), rate(1))).await;
+    let root = &world.root;
+    let user = async |name| root.call(&world.server, Iam, "CreateUser", &[("UserName", name)]).await;
+    let launch = async || root.call(&world.server, Ec2, "RunInstances", &[("MinCount", "1"), ("MaxCount", "1")]).await;
+    assert_answer(&user("a").await, 200, "", "within the burst");
+    assert_answer(&user("b").await, 200, "", "within the burst");
+    assert_answer(&user("c").await, 400, "Throttling", "a third change");
+    assert_answer(&launch().await, 200, "", "launches have a bucket of their own");
+    assert_answer(&launch().await, 503, "RequestLimitExceeded", "a second launch");
+    let refused =
+        world.server.handle(root.signed_post(Iam, "Action=CreateUser&Version=2010-05-08&UserName=c"), root.peer);
+    let refused = refused.await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (400, "1"));
+    for _ in 0..10 {
+        assert_answer(&root.call(&world.server, Iam, "ListUsers", &[]).await, 200, "", "reads go on");
+    }
+    let (_, other) = world.other_account("other").await;
+    assert_answer(
+        &other.call(&world.server, Iam, "CreateUser", &[("UserName", "a")]).await,
+        200,
+        "",
+        "another account",
+    );
+    world.clock.advance(Duration::from_secs(1));
+    assert_answer(&user("c").await, 200, "", "a second later");
+    assert_answer(&user("d").await, 400, "Throttling", "one more");
+    assert_answer(&launch().await, 200, "", "a second later");
+}
+
+#[tokio::test]
 async fn throttles_bodies_and_other_paths() {
     let world = World::with_limits(|limits| {
         limits.actions = terroir_api_server::Rate { per_second: 1, burst: 3 };
