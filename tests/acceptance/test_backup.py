@@ -29,8 +29,8 @@ def restore(elsewhere, *arguments, check=True):
 def test_backup_under_work_and_restore_elsewhere(cloud, elsewhere, tmp_path):
     stock(cloud)
     before = answers(cloud)
-    audit = cloud.data_dir / "state/audit"
-    until("the log has something that left the outbox", lambda: audit.stat().st_size > 0)
+    audit = cloud.data_dir / "state/audit-log/audit-00000001.jsonl"
+    until("the log has something that left the outbox", lambda: audit.exists() and audit.stat().st_size > 0)
     key, file = tmp_path / "backup.key", tmp_path / "one.backup"
     stop, made = threading.Event(), []
 
@@ -84,8 +84,9 @@ def test_backup_under_work_and_restore_elsewhere(cloud, elsewhere, tmp_path):
     occupied = restore(elsewhere, file, "--key-file", key, check=False)
     assert occupied.returncode == 1 and "not empty" in occupied.stderr
     # The audit log is the one of the moment of the backup.
-    log = (elsewhere.data_dir / "state/audit").read_bytes()
+    log = (elsewhere.data_dir / "state/audit-log/audit-00000001.jsonl").read_bytes()
     assert log and audit.read_bytes().startswith(log)
+    assert "each chained" in elsewhere.terroir("audit", "verify").stdout
     elsewhere.start()
     after = answers(elsewhere)
     groups = {group["GroupId"] for group in after["groups"]}

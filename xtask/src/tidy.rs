@@ -30,7 +30,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("block-storage", &["action", "agent-api", "metering", "sovereignty"]),
     ("compute", &["network", "block-storage", "scheduler", "sovereignty", "metering", "iam"]),
     ("object-storage", &["iam", "agent-api", "sovereignty"]),
-    ("api-server", &["iam", "pki"]),
+    ("audit", &["iam"]),
+    ("api-server", &["audit", "pki"]),
     ("host-agent", &["agent-api", "pki"]),
     ("guest-services", &["agent-api"]),
 ];

@@ -33,6 +33,7 @@ use crate::admin_api::{
 use crate::admin_objects::{set_quota, show_quotas};
 use crate::admin_sovereignty;
 use crate::admin_targets::{add_target, list_targets, remove_target, set_engine, show_engine, test_target};
+use crate::audit;
 use crate::backup;
 use crate::object_store::{Line, SAY_EVERY};
 use crate::server::{Cloud, FIRST_ACCOUNT};
@@ -79,6 +80,7 @@ impl Admin {
     pub fn router(self) -> axum::Router {
         axum::Router::new()
             .route("/status", get(status))
+            .route("/audit", get(audit::standing))
             .route("/environment", get(environment))
             .route("/accounts", get(list_accounts).post(add_account))
             .merge(admin_sovereignty::routes())
@@ -170,6 +172,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> Answer<ServerStatus> {
         )),
         Err(error) => problems.push(format!("the object store cannot be read: {error}")),
     }
+    problems.extend(audit::trouble(cloud.audit.counts()));
     let troubles = cloud.notifier.troubles().into_iter().chain(cloud.replicator.troubles());
     problems.extend(troubles.map(|(queue, trouble)| {
         let since = trouble.since.to_rfc3339_seconds();

@@ -29,7 +29,9 @@ const MASTER_KEY: &str = "metadata.key";
 const HOME: &str = "home";
 const OPERATOR_KEY: &str = "operator.key";
 const SETTINGS: &str = "terroir.toml";
-const AUDIT: &str = "audit";
+/// As earlier versions wrote it.
+const OLD_AUDIT: &str = "audit";
+const AUDIT: &str = "audit-log/";
 const USAGE: &str = "usage/";
 /// Bytes of a log that are read at a time.
 const PIECE_BYTES: usize = 1 << 20;
@@ -160,18 +162,25 @@ async fn export(layout: &Layout, settings: &Settings, store: &Store, sink: Sink)
     exporter.file(HOME, state::home(layout)?).await.map_err(text)?;
     exporter.file(SETTINGS, toml::to_string(settings).map_err(text)?).await.map_err(text)?;
     // After the outbox: what left it meanwhile is here.
-    log(&mut exporter, AUDIT, &layout.audit()).await?;
-    let mut segments: Vec<PathBuf> = match fs::read_dir(layout.usage()) {
-        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(named(&layout.usage())(error)),
-    };
-    segments.sort();
-    for segment in segments {
-        let name = segment.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        log(&mut exporter, &format!("{USAGE}{name}"), &segment).await?;
+    log(&mut exporter, OLD_AUDIT, &layout.old_audit()).await?;
+    for (prefix, folder) in [(AUDIT, layout.audit()), (USAGE, layout.usage())] {
+        for segment in segments(&folder)? {
+            let name = segment.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            log(&mut exporter, &format!("{prefix}{name}"), &segment).await?;
+        }
     }
     exporter.finish().await.map_err(text)
+}
+
+/// The files of a log, in order.
+fn segments(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let mut segments: Vec<PathBuf> = match fs::read_dir(folder) {
+        Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(named(folder)(error)),
+    };
+    segments.sort();
+    Ok(segments)
 }
 
 async fn log(exporter: &mut Exporter, name: &str, path: &Path) -> Result<(), String> {
@@ -305,9 +314,12 @@ fn file(place: &Layout, logs: &mut Logs, item: &Item) -> Result<Vec<(&'static st
 
 /// Logs as they were at the backup's cut: lines of later changes are left out.
 struct Logs {
+    old_audit: PathBuf,
     audit: PathBuf,
     usage: PathBuf,
     limit: u64,
+    /// The audit log, in which not every line has a number, has come to where the state ends.
+    audit_ended: bool,
     open: Option<(String, PathBuf, File)>,
     /// The beginning of a line.
     line: Vec<u8>,
@@ -315,16 +327,16 @@ struct Logs {
 
 impl Logs {
     fn new(place: &Layout, limit: u64) -> Self {
-        let (audit, usage) = (place.audit(), place.usage());
-        Self { audit, usage, limit, open: None, line: Vec::new() }
+        let (old_audit, audit, usage) = (place.old_audit(), place.audit(), place.usage());
+        Self { old_audit, audit, usage, limit, audit_ended: false, open: None, line: Vec::new() }
     }
 
     fn path(&self, name: &str) -> Result<PathBuf, String> {
-        let segment =
-            name.strip_prefix(USAGE).filter(|segment| !segment.contains(['/', '\0']) && !segment.starts_with('.'));
-        match segment {
-            _ if name == AUDIT => Ok(self.audit.clone()),
-            Some(segment) => Ok(self.usage.join(segment)),
+        let folders = [(AUDIT, &self.audit), (USAGE, &self.usage)];
+        let segment = folders.into_iter().find_map(|(prefix, folder)| Some((folder, name.strip_prefix(prefix)?)));
+        match segment.filter(|(_, segment)| !segment.contains(['/', '\0']) && !segment.starts_with('.')) {
+            _ if name == OLD_AUDIT => Ok(self.old_audit.clone()),
+            Some((folder, segment)) => Ok(folder.join(segment)),
             None => Err(format!("the backup holds a file '{name}' that this version does not know")),
         }
     }
@@ -341,13 +353,18 @@ impl Logs {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(named(&path))?;
             self.open = Some((name.to_owned(), path, file));
         }
-        let stream = if name == AUDIT { terroir_api_server::AUDIT_STREAM } else { terroir_metering::STREAM };
+        let is_audit = name.starts_with(AUDIT);
+        let stream = if is_audit || name == OLD_AUDIT { terroir_audit::STREAM } else { terroir_metering::STREAM };
         self.line.extend_from_slice(piece);
         let Some((_, path, file)) = &mut self.open else { return Ok(found) };
         while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
             let line: Vec<u8> = self.line.drain(..=end).collect();
             match sequence(&line) {
-                Some(sequence) if sequence > self.limit => continue,
+                _ if is_audit && self.audit_ended => continue,
+                Some(sequence) if sequence > self.limit => {
+                    self.audit_ended |= is_audit;
+                    continue;
+                }
                 Some(sequence) => found.push((stream, sequence)),
                 None => {}
             }
@@ -382,18 +399,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let place = Layout::find(Some(folder.path())).unwrap();
         let mut logs = Logs::new(&place, 20);
-        let (audit, usage) = (terroir_api_server::AUDIT_STREAM, terroir_metering::STREAM);
+        let (audit, usage) = (terroir_audit::STREAM, terroir_metering::STREAM);
         for (name, piece, found) in [
-            (AUDIT, &b"{\"sequence\":7,\"a\":1}\n{\"sequ"[..], vec![(audit, 7)]),
-            (AUDIT, b"ence\":20}\n{\"sequence\":21}\n{\"sequence\":8", vec![(audit, 20)]),
+            (OLD_AUDIT, &b"{\"sequence\":7,\"a\":1}\n{\"sequ"[..], vec![(audit, 7)]),
+            (OLD_AUDIT, b"ence\":20}\n{\"sequence\":21}\n{\"sequence\":8", vec![(audit, 20)]),
+            ("audit-log/1", b"{\"sequence\":20}\n{\"sequence\":null}\n{\"sequence\":21}\n", vec![(audit, 20)]),
+            ("audit-log/2", b"{\"sequence\":null}\n", vec![]),
             ("usage/usage-00000001.jsonl", b"{\"sequence\":9}\n", vec![(usage, 9)]),
         ] {
             assert_eq!(logs.write(name, piece).unwrap(), found);
         }
         logs.finish().unwrap();
-        assert_eq!(fs::read_to_string(place.audit()).unwrap(), "{\"sequence\":7,\"a\":1}\n{\"sequence\":20}\n");
+        let whole = "{\"sequence\":20}\n{\"sequence\":null}\n";
+        assert_eq!(fs::read_to_string(place.audit().join("1")).unwrap(), whole, "nothing behind what is cut off");
+        assert_eq!(fs::read_to_string(place.audit().join("2")).unwrap(), "");
+        assert_eq!(fs::read_to_string(place.old_audit()).unwrap(), "{\"sequence\":7,\"a\":1}\n{\"sequence\":20}\n");
         assert_eq!(fs::read_to_string(place.usage().join("usage-00000001.jsonl")).unwrap(), "{\"sequence\":9}\n");
-        for name in ["usage/../x", "other", "usage/.x", "usage/a/b"] {
+        for name in ["usage/../x", "other", "usage/.x", "usage/a/b", "audit-log/../x", "audit-log/a/b"] {
             assert!(logs.write(name, b"x").is_err(), "{name}");
         }
     }

@@ -68,6 +68,9 @@ pub enum Command {
     /// The control plane's state: back it up, restore it, move it to etcd and back
     #[command(subcommand)]
     Store(StoreCommand),
+    /// The log of every call
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Launch a first instance and say how to reach it
     Demo(DemoArgs),
     /// Run only the control plane
@@ -82,6 +85,15 @@ pub enum Command {
 pub enum Hypervisor {
     Qemu,
     Simulated,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AuditCommand {
+    /// Read the whole log: whether anything was changed, or is missing of what was acknowledged
+    Verify {
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

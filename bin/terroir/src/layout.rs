@@ -168,8 +168,13 @@ impl Layout {
         self.logs().join(format!("{process}.log"))
     }
 
-    /// Append-only audit records.
+    /// The log of every call.
     pub fn audit(&self) -> PathBuf {
+        self.state().join("audit-log")
+    }
+
+    /// The records of changes that earlier versions wrote, without a chain.
+    pub fn old_audit(&self) -> PathBuf {
         self.state().join("audit")
     }
 

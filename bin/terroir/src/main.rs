@@ -10,6 +10,7 @@ mod admin_server;
 mod admin_sovereignty;
 mod admin_targets;
 mod agent;
+mod audit;
 mod backup;
 mod blobs;
 mod cli;
@@ -70,6 +71,7 @@ fn start(cli: Cli) -> Result<(), String> {
         Command::Agent(AgentArgs { join: None, .. }) => agent::main(layout),
         Command::GuestServices => guest_services::main(layout),
         Command::Store(command) => backup::main(&layout, &command),
+        Command::Audit(command) => audit::main(&layout, &command),
         Command::Objects(ObjectsCommand::Integrity(command)) => object_store::main(&layout, &command),
         other => runtime(Threads::One)?.block_on(run(layout, other)),
     }
@@ -102,7 +104,7 @@ async fn run(layout: Layout, command: Command) -> Result<(), String> {
         }
         // Each has a runtime of its own, made after it gave up its privileges.
         Command::Server | Command::Agent(_) | Command::GuestServices => Ok(()),
-        Command::Objects(ObjectsCommand::Integrity(_)) | Command::Store(_) => Ok(()),
+        Command::Objects(ObjectsCommand::Integrity(_)) | Command::Store(_) | Command::Audit(_) => Ok(()),
     }
 }
 

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{Request, Response};
-use terroir_object_storage::{S3Front, S3RequestId};
+use terroir_api_server::ObjectOutcome;
+use terroir_object_storage::{S3Front, S3Outcome, S3RequestId};
 
 pub struct Objects(pub S3Front);
 
@@ -14,6 +15,11 @@ impl terroir_api_server::S3Front for Objects {
             let id = S3RequestId(id.0.clone());
             request.extensions_mut().insert(id);
         }
-        self.0.call(request).await.map(Body::new)
+        let mut response = self.0.call(request).await.map(Body::new);
+        if let Some(outcome) = response.extensions_mut().remove::<S3Outcome>() {
+            let S3Outcome { operation, caller, bucket, key, error } = outcome;
+            response.extensions_mut().insert(ObjectOutcome { operation, caller, bucket, key, error });
+        }
+        response
     }
 }

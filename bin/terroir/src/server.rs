@@ -10,6 +10,7 @@ use std::time::Duration;
 use terroir_action::{CurrentRegion, Region, Registry, Zone};
 use terroir_agent_api::ControlPlane;
 use terroir_api_server::{ApiServer, CertificateFiles, Limits, Parts, Rate};
+use terroir_audit::Queue;
 use terroir_compute::gateway::{GatewayOptions, HostGateway};
 use terroir_iam::Iam;
 use terroir_kms::KeyService;
@@ -26,6 +27,7 @@ use terroir_object_storage::{S3Options, s3_service};
 use terroir_pki::Authority;
 use terroir_sovereignty::ops::OwnSite;
 use terroir_sovereignty::receipt::{self, ReceiptLog};
+use terroir_store::ship;
 use terroir_store::{Store, Txn};
 use terroir_tlog::SigningKey;
 use terroir_types::{Clock, Error, IdSource, OsRandom, SystemClock};
@@ -40,7 +42,7 @@ use crate::layout::{Layout, SERVER_UID, describe};
 use crate::objects::Objects;
 use crate::settings::Settings;
 use crate::state::{self, Claim};
-use crate::{Threads, operator_key, privileges, remote_hosts, runtime, tls, up};
+use crate::{Threads, audit, operator_key, privileges, remote_hosts, runtime, tls, up};
 
 /// Name of the account that exists from the first start on.
 pub const FIRST_ACCOUNT: &str = "root";
@@ -87,6 +89,8 @@ pub struct Cloud {
     pub keys: KeyService,
     /// Who signs the certificates of hosts; none: no host joins.
     pub host_authority: Option<Arc<Authority>>,
+    /// Where records of calls wait for the audit log.
+    pub audit: Queue,
     /// A known host's agent has got its spec from this process.
     pub host_dialled: Arc<AtomicBool>,
 }
@@ -115,7 +119,15 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     let crossing_socket = private_socket(&layout.crossing_socket())?;
     let objects = objects(&cloud).await?;
     let front = objects.0.clone();
-    let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(admin.clone()));
+    let server = api_server(&cloud, &gateway, objects, Arc::new(admin.clone()));
+    let audit_log = audit::open(&layout, cloud.audit.clone(), Arc::clone(&cloud.clock))?;
+    let (close_audit, audit_closing) = watch::channel(false);
+    let audit_shipper = tokio::spawn(ship::run(audit_log, cloud.store.clone(), {
+        let mut closing = audit_closing;
+        async move {
+            let _ = closing.wait_for(|close| *close).await;
+        }
+    }));
     let usage = layout.usage();
     let usage = UsageLog::open(&usage).map_err(|error| describe(&error, "cannot open", &usage).to_string())?;
     let receipts = ReceiptLog::open(
@@ -144,7 +156,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
         async move {
-            receipts.run(store, stopping).await;
+            ship::run(receipts, store, stopping).await;
             Ok(())
         }
     });
@@ -152,7 +164,7 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     tasks.spawn({
         let (store, stopping) = (cloud.store.clone(), stopping());
         async move {
-            usage.run(store, stopping).await;
+            ship::run(usage, store, stopping).await;
             Ok(())
         }
     });
@@ -215,7 +227,10 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     });
     tasks.spawn({
         let (server, stopping) = (server.clone(), stopping());
-        async move { server.run_background(stopping).await.map_err(|error| error.to_string()) }
+        async move {
+            server.run_background(stopping).await;
+            Ok(())
+        }
     });
     tasks.spawn({
         let stopping = stopping();
@@ -232,6 +247,11 @@ async fn run(layout: Layout, settings: Settings) -> Result<(), String> {
     // Nobody listens any more only if every task has ended, which is what is wanted.
     let _ = stop.send(true);
     while tasks.join_next().await.is_some() {}
+    // After the last answer.
+    let _ = close_audit.send(true);
+    if let Err(error) = audit_shipper.await {
+        tracing::error!(%error, "the audit log ended by itself");
+    }
     failure.map_or(Ok(()), Err)
 }
 
@@ -292,6 +312,7 @@ async fn open(layout: &Layout, settings: Settings) -> Result<Cloud, String> {
         notifier,
         replicator,
         keys,
+        audit: Queue::default(),
         host_dialled: Arc::default(),
     })
 }
@@ -410,13 +431,7 @@ async fn objects(cloud: &Cloud) -> Result<Objects, String> {
     s3_service(options).await.map(Objects).map_err(|error| error.to_string())
 }
 
-fn api_server(
-    layout: &Layout,
-    cloud: &Cloud,
-    gateway: &Arc<HostGateway>,
-    objects: Objects,
-    status: Arc<Admin>,
-) -> ApiServer {
+fn api_server(cloud: &Cloud, gateway: &Arc<HostGateway>, objects: Objects, status: Arc<Admin>) -> ApiServer {
     ApiServer::new(Parts {
         store: cloud.store.clone(),
         iam: cloud.iam.clone(),
@@ -427,13 +442,19 @@ fn api_server(
         objects: Arc::new(objects),
         status,
         limits: limits(&cloud.settings),
-        audit_log: Some(layout.audit()),
+        audit: cloud.audit.clone(),
     })
 }
 
 fn limits(settings: &Settings) -> Limits {
-    let per_second = settings.s3_requests_per_second;
-    Limits { objects: Rate { per_second, burst: per_second.saturating_mul(2) }, ..Limits::default() }
+    let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(2) };
+    Limits {
+        actions: rate(settings.api_requests_per_second),
+        changes: rate(settings.api_changes_per_second),
+        launches: rate(settings.api_launches_per_second),
+        objects: rate(settings.s3_requests_per_second),
+        ..Limits::default()
+    }
 }
 
 /// A socket in a folder of ours that only this user and root can connect to.
@@ -500,7 +521,7 @@ mod tests {
             }
         }
         let objects = objects(&cloud).await.unwrap();
-        let server = api_server(&layout, &cloud, &gateway, objects, Arc::new(Admin::new(cloud.clone())));
+        let server = api_server(&cloud, &gateway, objects, Arc::new(Admin::new(cloud.clone())));
         (cloud, server)
     }
 

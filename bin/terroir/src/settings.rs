@@ -47,6 +47,11 @@ pub struct Settings {
     pub s3_website_domains: Vec<String>,
     /// Whether new buckets take no access control lists and block public access until their owner unblocks it.
     pub s3_block_public_access: bool,
+    /// Actions that one account may make a second, for longer than a moment: of all kinds, of these those that change
+    /// something, and RunInstances.
+    pub api_requests_per_second: u32,
+    pub api_changes_per_second: u32,
+    pub api_launches_per_second: u32,
     /// Object requests that one account may make a second, for longer than a moment.
     pub s3_requests_per_second: u32,
     /// Bytes of objects that are read again each second to find what the disk has spoilt; 0: none.
@@ -118,6 +123,9 @@ impl Default for Settings {
             s3_domains: vec!["localhost".to_owned(), "s3.localhost".to_owned()],
             s3_website_domains: vec!["website.localhost".to_owned()],
             s3_block_public_access: false,
+            api_requests_per_second: 2_000,
+            api_changes_per_second: 1_000,
+            api_launches_per_second: 200,
             s3_requests_per_second: 10_000,
             scrub_bytes_per_sec: 8 << 20,
             lifecycle_day_secs: 24 * 60 * 60,
@@ -218,8 +226,15 @@ impl Settings {
         if !valid_region {
             return Err(format!("'{}' is not a region name: up to 32 of a-z, 0-9 and '-'", self.region));
         }
-        if self.s3_requests_per_second == 0 {
-            return Err("s3_requests_per_second is 0: nobody could use objects".to_owned());
+        for (name, rate) in [
+            ("api_requests_per_second", self.api_requests_per_second),
+            ("api_changes_per_second", self.api_changes_per_second),
+            ("api_launches_per_second", self.api_launches_per_second),
+            ("s3_requests_per_second", self.s3_requests_per_second),
+        ] {
+            if rate == 0 {
+                return Err(format!("{name} is 0: nobody could ask for anything"));
+            }
         }
         if !terroir_policy::is_operator_id(&self.operator) {
             let form = "up to 63 of a-z, 0-9, '.' and '-'";
@@ -355,6 +370,7 @@ mod tests {
             ("etcd_endpoints = ['http://127.0.0.1:2379']\netcd_ca = '/ca.pem'", "https://"),
             ("etcd_ca = '/ca.pem'\netcd_cert = '/c.pem'", "both or none"),
             ("etcd_prefix = 'cell/'", "etcd_prefix"),
+            ("api_changes_per_second = 0", "api_changes_per_second"),
         ] {
             let settings: Settings = toml::from_str(toml).unwrap();
             assert!(settings.check().unwrap_err().contains(complaint), "{toml}");

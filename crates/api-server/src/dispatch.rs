@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{Method, Response, StatusCode, request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::sync::Arc;
-use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Region, Reply, Target};
+use std::time::Instant;
+use terroir_action::{Access, Call, Caller, Context, Entry, LiveContext, Region, Reply};
 use terroir_aws_model::{ActionStatus, Params, Service};
 use terroir_iam::RequestFacts;
 use terroir_iam::sigv4::{self, Presented, SignatureError};
@@ -13,7 +14,7 @@ use terroir_store::{Key, Txn};
 use terroir_types::{AccountId, Error, ErrorClass};
 
 use crate::ApiServer;
-use crate::audit;
+use crate::audit::{self, Draft};
 use crate::failure::{Failure, response};
 use crate::idempotency::Token;
 use crate::server::Trace;
@@ -23,7 +24,6 @@ struct Admitted {
     caller: Caller,
     entry: Arc<dyn Entry>,
     call: Box<dyn Call>,
-    targets: Vec<Target>,
 }
 
 /// How far an attempt came.
@@ -44,6 +44,7 @@ struct Sent<'a> {
     body: &'a Bytes,
     facts: &'a RequestFacts,
     request_id: &'a str,
+    started: Instant,
 }
 
 /// What a request is answered from.
@@ -51,6 +52,7 @@ struct Arrival<'a> {
     service: Service,
     facts: &'a RequestFacts,
     request_id: &'a str,
+    started: Instant,
     /// As it was when the request came.
     region: Arc<Region>,
     /// Name and value of every parameter as sent, in order of names.
@@ -66,10 +68,13 @@ impl ApiServer {
         body: Body,
         facts: &RequestFacts,
         request_id: &str,
+        started: Instant,
     ) -> (Response<Body>, Trace) {
         let presented = Presented::read(parts);
         let mut service = service_of(presented.as_ref().ok(), parts, &[]);
-        let mut trace = Trace { service: "-", action: "-", account: None, code: "OK".to_owned() };
+        let claimed_key = presented.as_ref().ok().map(|presented| presented.access_key_id.clone());
+        let draft = Draft { claimed_key, ..Draft::default() };
+        let mut trace = Trace { service: "-", action: "-", account: None, code: "OK".to_owned(), draft };
         let answer = async {
             let body = self.read_body(service, parts, body).await?;
             service = service_of(presented.as_ref().ok(), parts, &body);
@@ -81,7 +86,7 @@ impl ApiServer {
                     return Err(self.failed_to_authenticate(service, facts, failure));
                 }
             };
-            let sent = Sent { service, parts, body: &body, facts, request_id };
+            let sent = Sent { service, parts, body: &body, facts, request_id, started };
             self.admit_and_run(sent, presented.as_ref(), &mut trace).await
         };
         let answer = Box::pin(answer).await;
@@ -90,6 +95,8 @@ impl ApiServer {
             Ok(reply) => response(service, StatusCode::OK, reply.body, request_id),
             Err(failure) => {
                 trace.code.clone_from(&failure.code);
+                trace.draft.failed = true;
+                trace.draft.message.clone_from(&failure.message);
                 failure.into_response(service, request_id)
             }
         };
@@ -134,7 +141,7 @@ impl ApiServer {
         presented: Option<&Presented>,
         trace: &mut Trace,
     ) -> Result<Reply, Failure> {
-        let Sent { service, parts, body, facts, request_id } = sent;
+        let Sent { service, parts, body, facts, request_id, .. } = sent;
         let fail = |error: &Error| self.failure(service, request_id, error);
         let mut txn = self.0.parts.store.read().await.map_err(|error| fail(&error.into()))?;
         let caller = match presented {
@@ -143,6 +150,7 @@ impl ApiServer {
                 let checked = self.0.authenticator.check(&txn, service, presented, parts, &hash, facts.now);
                 let caller = checked.map_err(|failure| self.failed_to_authenticate(service, facts, failure))?;
                 trace.account = Some(caller.account);
+                trace.draft.caller = Some(caller.clone());
                 if !self.0.accounts.take(&caller.account, facts.now) {
                     return Err(Failure::throttled(service));
                 }
@@ -151,23 +159,42 @@ impl ApiServer {
             }
             // Nobody's account pays for it, so the address does.
             None if !self.count_failure(facts) => return Err(Failure::throttled(service)),
-            None => Caller::anonymous(),
+            None => {
+                trace.draft.caller = Some(Caller::anonymous());
+                Caller::anonymous()
+            }
         };
         // Nothing is read of what nobody answers for: JSON takes many times its bytes.
         let arrival = arrival(sent, self.0.parts.region.get())?;
+        trace.draft.operation = arrival.params.action().map(shown).filter(|name| !name.is_empty());
         let entry = self.entry(service, &arrival.params).map_err(|error| fail(&error))?;
+        if presented.is_some() && !self.may(&caller.account, &*entry, facts) {
+            return Err(Failure::throttled(service));
+        }
         trace.action = entry.name();
+        trace.draft.read_only = entry.access() == Access::Read;
+        trace.draft.parameters = terroir_audit::parameters(service, &arrival.params);
         let call = entry.decode(&arrival.params).map_err(|error| fail(&error))?;
         let targets = call.targets(&self.context(&mut txn, &caller, &arrival)).map_err(|error| fail(&error))?;
+        trace.draft.resources = audit::resources(&targets);
         self.0.parts.iam.authorize_in(&txn, &caller, &targets, facts).await.map_err(|error| fail(&error))?;
-        let admitted = Admitted { caller, entry, call, targets };
-        self.run(&arrival, &admitted, txn).await.map_err(|error| fail(&error))
+        let admitted = Admitted { caller, entry, call };
+        self.run(&arrival, &admitted, txn, &mut trace.draft).await.map_err(|error| fail(&error))
     }
 
     /// What a sender gets who is not whom it claims to be: told so, or, beyond the rate of its address, to go slower.
     /// Others at that address are not held up.
     fn failed_to_authenticate(&self, service: Service, facts: &RequestFacts, failure: Failure) -> Failure {
         if self.count_failure(facts) { failure } else { Failure::throttled(service) }
+    }
+
+    /// Whether the account may do more of this class.
+    fn may(&self, account: &AccountId, entry: &dyn Entry, facts: &RequestFacts) -> bool {
+        match (entry.access(), entry.name()) {
+            (_, "RunInstances") => self.0.launches.take(account, facts.now),
+            (Access::Write, _) => self.0.changes.take(account, facts.now),
+            (Access::Read, _) => true,
+        }
     }
 
     fn failure(&self, service: Service, request_id: &str, error: &Error) -> Failure {
@@ -189,7 +216,7 @@ impl ApiServer {
     /// `UnsupportedOperationException`.
     fn entry(&self, service: Service, params: &Params) -> Result<Arc<dyn Entry>, Error> {
         let action = params.action().unwrap_or_default();
-        let shown: String = action.chars().filter(char::is_ascii_alphanumeric).take(128).collect();
+        let shown = shown(action);
         let is_json = service.speaks_json();
         if !is_json && params.version() != Some(service.api_version()) {
             let version = params.version().unwrap_or("NO_VERSION_SPECIFIED");
@@ -228,9 +255,15 @@ impl ApiServer {
         }
     }
 
-    async fn run(&self, arrival: &Arrival<'_>, admitted: &Admitted, mut txn: Txn) -> Result<Reply, Error> {
+    async fn run(
+        &self,
+        arrival: &Arrival<'_>,
+        admitted: &Admitted,
+        mut txn: Txn,
+        draft: &mut Draft,
+    ) -> Result<Reply, Error> {
         if admitted.call.is_live() {
-            return self.run_live(arrival, admitted).await;
+            return self.run_live(arrival, admitted, draft).await;
         }
         let mut prefetch = self.prefetch(arrival, admitted, &mut txn)?;
         let token = self.token(arrival, admitted, &txn)?;
@@ -242,7 +275,7 @@ impl ApiServer {
                     }
                     self.run_if_fetched(arrival, admitted, &mut txn, &prefetch)?
                 }
-                Access::Read | Access::Write => self.write(arrival, admitted, &prefetch, token.as_ref()).await?,
+                Access::Read | Access::Write => self.write(arrival, admitted, &prefetch, token.as_ref(), draft).await?,
             };
             match done {
                 Fetched::Done(reply) => return Ok(reply),
@@ -288,15 +321,16 @@ impl ApiServer {
         admitted: &Admitted,
         prefetch: &[Key],
         token: Option<&Token>,
+        draft: &mut Draft,
     ) -> Result<Fetched, Error> {
         let mut keys = prefetch.to_vec();
         keys.extend(token.map(|token| token.key.clone()));
-        let audit = self.0.parts.audit_log.is_some().then(|| audit_record(arrival, admitted));
+        let known = &*draft;
         let change = |txn: &mut Txn| {
             if let Some(token) = token {
                 let mut cx = self.context(txn, &admitted.caller, arrival);
                 if let Some(reply) = token.replay(&*admitted.call, &mut cx)? {
-                    return if admitted.call.dry_run() { Err(dry_run()) } else { Ok(Fetched::Done(reply)) };
+                    return if admitted.call.dry_run() { Err(dry_run()) } else { Ok((Fetched::Done(reply), false)) };
                 }
             }
             let done = self.run_if_fetched(arrival, admitted, txn, prefetch)?;
@@ -308,14 +342,36 @@ impl ApiServer {
                     let mut cx = self.context(txn, &admitted.caller, arrival);
                     token.keep(&mut cx, reply)?;
                 }
-                put_audit(txn, audit.as_ref());
+                txn.outbox(terroir_audit::STREAM, self.audit_record(arrival, admitted, known));
             }
-            Ok(done)
+            let recorded = matches!(done, Fetched::Done(_));
+            Ok((done, recorded))
         };
-        Ok(self.0.parts.store.transact(&keys, change).await?.0)
+        let ((done, recorded), _) = self.0.parts.store.transact(&keys, change).await?;
+        draft.recorded = recorded;
+        Ok(done)
     }
 
-    async fn run_live(&self, arrival: &Arrival<'_>, admitted: &Admitted) -> Result<Reply, Error> {
+    /// The record of a change that is being made.
+    fn audit_record(&self, arrival: &Arrival<'_>, admitted: &Admitted, draft: &Draft) -> Vec<u8> {
+        let event = terroir_audit::Event {
+            caller: Some(&admitted.caller),
+            claimed_key: None,
+            facts: arrival.facts,
+            service: arrival.service.signing_name(),
+            action: admitted.entry.name(),
+            request_id: arrival.request_id,
+            resources: draft.resources.iter().collect(),
+            parameters: draft.parameters.as_ref(),
+            outcome: terroir_audit::Outcome::Done,
+            read_only: false,
+            is_data: false,
+            took: arrival.started.elapsed(),
+        };
+        event.to_json(&*self.0.parts.ids)
+    }
+
+    async fn run_live(&self, arrival: &Arrival<'_>, admitted: &Admitted, draft: &mut Draft) -> Result<Reply, Error> {
         if admitted.call.dry_run() {
             return Err(dry_run());
         }
@@ -329,30 +385,22 @@ impl ApiServer {
             request_id: arrival.request_id,
         };
         let reply = admitted.call.run_live(cx).await?;
-        if admitted.entry.access() == Access::Write && parts.audit_log.is_some() {
-            let record = audit_record(arrival, admitted);
-            parts
-                .store
-                .transact(&[], |txn| {
-                    put_audit(txn, Some(&record));
-                    Ok(())
-                })
-                .await?;
+        if admitted.entry.access() == Access::Write {
+            let record = self.audit_record(arrival, admitted, draft);
+            let write = |txn: &mut Txn| {
+                txn.outbox(terroir_audit::STREAM, record.clone());
+                Ok(())
+            };
+            parts.store.transact(&[], write).await?;
+            draft.recorded = true;
         }
         Ok(reply)
     }
 }
 
-fn audit_record(arrival: &Arrival<'_>, admitted: &Admitted) -> Vec<u8> {
-    let name = (arrival.service.signing_name(), admitted.entry.name());
-    let facts = arrival.facts;
-    audit::record(&admitted.caller, facts, arrival.request_id, name, &admitted.targets, facts.now)
-}
-
-fn put_audit(txn: &mut Txn, record: Option<&Vec<u8>>) {
-    if let Some(record) = record {
-        txn.outbox(audit::STREAM, record.clone());
-    }
+/// An action's name as somebody sent it, safe to be repeated.
+fn shown(action: &str) -> String {
+    action.chars().filter(char::is_ascii_alphanumeric).take(128).collect()
 }
 
 fn dry_run() -> Error {
@@ -386,7 +434,7 @@ fn service_of(presented: Option<&Presented>, parts: &request::Parts, body: &[u8]
 }
 
 fn arrival(sent: Sent<'_>, region: Arc<Region>) -> Result<Arrival<'_>, Failure> {
-    let Sent { service, parts, body, facts, request_id } = sent;
+    let Sent { service, parts, body, facts, request_id, started } = sent;
     let read = || -> Result<(Params, Vec<(String, String)>), Error> {
         let params = read_params(service, parts, body)?;
         if service.speaks_json() {
@@ -406,7 +454,7 @@ fn arrival(sent: Sent<'_>, region: Arc<Region>) -> Result<Arrival<'_>, Failure> 
         Ok((params, pairs))
     };
     let (params, pairs) = read().map_err(|error| Failure::of(service, &error))?;
-    Ok(Arrival { service, facts, request_id, region, pairs, params })
+    Ok(Arrival { service, facts, request_id, started, region, pairs, params })
 }
 
 /// Errors: those of the decoder; `UnknownOperationException` for a target that is not the service's.

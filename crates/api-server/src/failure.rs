@@ -139,6 +139,9 @@ impl Failure {
     pub(crate) fn into_response(self, service: Service, request_id: &str) -> Response<Body> {
         let body = encode_error(service, &self.code, &self.message, request_id);
         let mut response = response(service, self.status, body, request_id);
+        if matches!(self.code.as_str(), "RequestLimitExceeded" | "Throttling" | "ThrottlingException") {
+            response.headers_mut().insert(header::RETRY_AFTER, crate::throttle::RETRY_AFTER);
+        }
         if service.speaks_json()
             && let Ok(code) = HeaderValue::from_str(&self.code)
         {

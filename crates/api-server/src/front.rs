@@ -1,10 +1,24 @@
 use async_trait::async_trait;
 use axum::body::Body;
 use http::{Request, Response, StatusCode};
+use terroir_action::Caller;
 
 /// The number that a request has in answers, logs and audit records; an extension of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(pub String);
+
+/// What an object request turned out to be, for the audit log; an extension of its response.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObjectOutcome {
+    /// For example `PutObject`.
+    pub operation: Option<String>,
+    /// Who signed, if that is proven.
+    pub caller: Option<Caller>,
+    pub bucket: Option<String>,
+    pub key: Option<String>,
+    /// S3's code of the error.
+    pub error: Option<String>,
+}
 
 /// Object storage, as this server sees it. It checks signatures and permissions itself, through the same
 /// [`terroir_iam::Iam`]. Requests carry [`RequestId`] and [`terroir_iam::RequestFacts`] among their extensions.

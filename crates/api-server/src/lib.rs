@@ -5,7 +5,8 @@
 //!                             ├─ S3Front (credential scope `s3`, or nothing that names an action)
 //!                             └─ authenticate ─▶ throttle ─▶ decode ─▶ authorize ─▶ run ─▶ encode
 //! ```
-//! Actions are known only through the registry. A write, its idempotency row and its audit record are one transaction.
+//! Actions are known only through the registry. A write, its idempotency row and its audit record are one transaction;
+//! everything else is recorded when it is answered.
 //! Nothing here logs a body, a header or a secret.
 
 pub mod apart;
@@ -23,8 +24,7 @@ mod server;
 mod throttle;
 mod tls;
 
-pub use audit::{AuditLog, STREAM as AUDIT_STREAM};
-pub use front::{NoObjects, OperatorStatus, RequestId, S3Front};
+pub use front::{NoObjects, ObjectOutcome, OperatorStatus, RequestId, S3Front};
 pub use listener::{BindError, bind};
 pub use server::{ApiServer, Limits, Parts};
 pub use throttle::Rate;

@@ -1,19 +1,19 @@
 use axum::body::Body;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use terroir_action::{CurrentRegion, Registry};
+use terroir_audit::{Outcome, Queue};
 use terroir_iam::sigv4::Presented;
 use terroir_iam::{Iam, RequestFacts};
 use terroir_store::Store;
-use terroir_types::{AccountId, Clock, Error, IdSource};
+use terroir_types::{AccountId, Arn, Clock, Error, IdSource};
 
-use crate::audit::AuditLog;
+use crate::audit::Draft;
 use crate::authenticate::Authenticator;
 use crate::failure::REQUEST_ID_HEADER;
-use crate::front::{OperatorStatus, RequestId, S3Front};
+use crate::front::{ObjectOutcome, OperatorStatus, RequestId, S3Front};
 use crate::idempotency;
 use crate::listener::Encrypted;
 use crate::metrics::Metrics;
@@ -28,8 +28,12 @@ pub struct Limits {
     pub body_bytes: usize,
     /// How long a client may take to send that body.
     pub body_deadline: Duration,
-    /// Actions per account.
+    /// Actions of all classes per account.
     pub actions: Rate,
+    /// Of these, those that change something, but for launches.
+    pub changes: Rate,
+    /// Of these, RunInstances.
+    pub launches: Rate,
     /// Object requests per account.
     pub objects: Rate,
     /// Requests per address that fail to authenticate.
@@ -43,6 +47,8 @@ impl Default for Limits {
             body_bytes: 1 << 20,
             body_deadline: Duration::from_secs(30),
             actions: Rate { per_second: 2_000, burst: 4_000 },
+            changes: Rate { per_second: 1_000, burst: 2_000 },
+            launches: Rate { per_second: 200, burst: 400 },
             objects: Rate { per_second: 10_000, burst: 20_000 },
             failures: Rate { per_second: 50, burst: 500 },
         }
@@ -60,8 +66,9 @@ pub struct Parts {
     pub objects: Arc<dyn S3Front>,
     pub status: Arc<dyn OperatorStatus>,
     pub limits: Limits,
-    /// The file that audit records are shipped to; none: none are written.
-    pub audit_log: Option<PathBuf>,
+    /// Where the records of calls go that change nothing here; those of changes go to the outbox
+    /// [`terroir_audit::STREAM`].
+    pub audit: Queue,
 }
 
 /// The endpoint. A cheap handle.
@@ -73,21 +80,23 @@ pub(crate) struct Inner {
     pub authenticator: Authenticator,
     pub metrics: Metrics,
     pub accounts: Throttle<AccountId>,
+    pub changes: Throttle<AccountId>,
+    pub launches: Throttle<AccountId>,
     objects: Throttle<AccountId>,
     pub failures: Throttle<std::net::IpAddr>,
 }
 
-/// How often what is due is looked for: audit records to ship, idempotency rows to delete.
-const SHIP_EVERY: Duration = Duration::from_secs(1);
+/// How often idempotency rows to delete are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 const S3_REQUEST_ID: HeaderName = HeaderName::from_static("x-amz-request-id");
 
-/// What is known of a request when it is answered, for the log and the metrics.
+/// What is known of a request when it is answered, for the log, the metrics and the audit log.
 pub(crate) struct Trace {
     pub service: &'static str,
     pub action: &'static str,
     pub account: Option<AccountId>,
     pub code: String,
+    pub draft: Draft,
 }
 
 impl ApiServer {
@@ -98,6 +107,8 @@ impl ApiServer {
             authenticator,
             metrics: Metrics::default(),
             accounts: Throttle::new(limits.actions),
+            changes: Throttle::new(limits.changes),
+            launches: Throttle::new(limits.launches),
             objects: Throttle::new(limits.objects),
             failures: Throttle::new(limits.failures),
             parts,
@@ -120,14 +131,17 @@ impl ApiServer {
         let facts = self.facts(&request, peer);
         let (mut head, body) = request.into_parts();
         let (response, trace) = if is_action(&head) {
-            Box::pin(self.action(&head, body, &facts, &request_id)).await
+            Box::pin(self.action(&head, body, &facts, &request_id, started)).await
         } else {
-            let account = self.claimed_account(&head);
+            let (account, claimed) = self.claimed_account(&head);
             head.extensions.insert(RequestId(request_id.clone()));
             head.extensions.insert(facts.clone());
-            Box::pin(self.object(Request::from_parts(head, body), account, &facts, &request_id)).await
+            Box::pin(self.object(Request::from_parts(head, body), account, claimed, &facts, &request_id)).await
         };
         let took = started.elapsed();
+        if let Some(event) = trace.event(&facts, &request_id, took) {
+            self.0.parts.audit.push(event.to_json(&*self.0.parts.ids));
+        }
         self.0.metrics.record(trace.service, trace.action, &trace.code, took);
         tracing::info!(
             target: "terroir::access",
@@ -179,6 +193,7 @@ impl ApiServer {
                 self.0.metrics.write(&mut text);
                 text.push_str("# TYPE terroir_store_revision gauge\n");
                 text.push_str(&format!("terroir_store_revision {}\n", self.0.parts.store.stale().revision()));
+                self.0.parts.audit.write_metrics(&mut text);
                 self.0.parts.status.metrics(&mut text);
                 answer(StatusCode::OK, text)
             }
@@ -186,15 +201,17 @@ impl ApiServer {
         }
     }
 
-    /// `account`: whose key is presented; nobody has checked the signature yet.
+    /// `account`: whose key, `claimed`, is presented; nobody has checked the signature yet.
     async fn object(
         &self,
         request: Request<Body>,
         account: Option<AccountId>,
+        claimed: Option<String>,
         facts: &RequestFacts,
         request_id: &str,
     ) -> (Response<Body>, Trace) {
         let action = method_name(request.method());
+        let read_only = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         let mut response = match account {
             Some(account) if !self.0.objects.has(&account, facts.now) => slow_down(request_id),
             None if !self.may_fail(facts) => slow_down(request_id),
@@ -214,14 +231,18 @@ impl ApiServer {
         if let Ok(value) = HeaderValue::from_str(request_id) {
             response.headers_mut().insert(S3_REQUEST_ID, value);
         }
-        (response, Trace { service: "s3", action, account, code: status.as_u16().to_string() })
+        let outcome = response.extensions_mut().remove::<ObjectOutcome>().unwrap_or_default();
+        let draft = Draft::of_object(outcome, read_only, status, claimed);
+        (response, Trace { service: "s3", action, account, code: status.as_u16().to_string(), draft })
     }
 
-    fn claimed_account(&self, head: &http::request::Parts) -> Option<AccountId> {
-        let presented = Presented::read(head).ok()?;
+    /// The account of the key that is presented, and its id.
+    fn claimed_account(&self, head: &http::request::Parts) -> (Option<AccountId>, Option<String>) {
+        let Ok(presented) = Presented::read(head) else { return (None, None) };
         let token = presented.session_token.as_deref();
         let txn = self.0.parts.store.stale();
-        Some(self.0.parts.iam.authenticate_in(&txn, &presented.access_key_id, token).ok()?.account)
+        let caller = self.0.parts.iam.authenticate_in(&txn, &presented.access_key_id, token).ok();
+        (caller.map(|caller| caller.account), Some(presented.access_key_id))
     }
 
     /// Whether this address may try again after its failures.
@@ -234,30 +255,53 @@ impl ApiServer {
         facts.source_ip.is_none_or(|address| self.0.failures.take(&address, facts.now))
     }
 
-    /// Ships audit records and deletes idempotency rows whose time is over, until `shutdown` comes; ships once more
-    /// then. Errors: the audit log cannot be opened.
-    pub async fn run_background(&self, shutdown: impl Future<Output = ()>) -> Result<(), std::io::Error> {
-        let store = &self.0.parts.store;
-        let mut log = self.0.parts.audit_log.as_deref().map(AuditLog::open).transpose()?;
-        let mut ship = tokio::time::interval(SHIP_EVERY);
+    /// Deletes idempotency rows whose time is over, until `shutdown` comes.
+    pub async fn run_background(&self, shutdown: impl Future<Output = ()>) {
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
         tokio::pin!(shutdown);
         loop {
-            let last = tokio::select! {
-                () = &mut shutdown => true,
-                _ = ship.tick() => false,
-                _ = sweep.tick() => {
-                    report("idempotency rows were not deleted", idempotency::sweep(store, self.0.parts.clock.now()).await);
-                    false
-                }
-            };
-            if let Some(log) = &mut log {
-                report("audit records were not shipped", log.ship(store).await);
+            tokio::select! {
+                () = &mut shutdown => return,
+                _ = sweep.tick() => {}
             }
-            if last {
-                return Ok(());
-            }
+            let swept = idempotency::sweep(&self.0.parts.store, self.0.parts.clock.now()).await;
+            report("idempotency rows were not deleted", swept);
         }
+    }
+}
+
+impl Trace {
+    /// What goes to the audit log; none if it is there already.
+    fn event<'a>(
+        &'a self,
+        facts: &'a RequestFacts,
+        request_id: &'a str,
+        took: Duration,
+    ) -> Option<terroir_audit::Event<'a>> {
+        let draft = &self.draft;
+        if draft.recorded {
+            return None;
+        }
+        let code = draft.code.as_deref().unwrap_or(&self.code);
+        let outcome = match draft.failed {
+            false => Outcome::Done,
+            true => Outcome::Refused { code, message: &draft.message },
+        };
+        let resources: Vec<&Arn> = draft.resources.iter().collect();
+        Some(terroir_audit::Event {
+            caller: draft.caller.as_ref(),
+            claimed_key: draft.claimed_key.as_deref(),
+            facts,
+            service: self.service,
+            action: draft.operation.as_deref().unwrap_or(self.action),
+            request_id,
+            resources,
+            parameters: draft.parameters.as_ref(),
+            outcome,
+            read_only: draft.read_only,
+            is_data: draft.is_data,
+            took,
+        })
     }
 }
 
@@ -303,5 +347,6 @@ fn slow_down(request_id: &str) -> Response<Body> {
     );
     let mut response = crate::failure::xml_response(StatusCode::SERVICE_UNAVAILABLE, body, request_id);
     response.headers_mut().remove(REQUEST_ID_HEADER);
+    response.headers_mut().insert(header::RETRY_AFTER, crate::throttle::RETRY_AFTER);
     response
 }

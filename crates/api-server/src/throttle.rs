@@ -1,5 +1,6 @@
 //! Token buckets: how often one account, or one address that fails to authenticate, may ask.
 
+use http::HeaderValue;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 use terroir_iam::RecentMap;
@@ -12,6 +13,10 @@ pub struct Rate {
     pub burst: u32,
 }
 
+/// Seconds, for who was refused: every rate is at least one a second.
+pub(crate) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+/// Buckets of each kind that are kept: twice as many at most.
 const REMEMBERED: usize = 16_384;
 /// Tokens are counted in thousandths, so that slow rates fill evenly.
 const MILLI: i64 = 1000;

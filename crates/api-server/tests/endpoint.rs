@@ -386,29 +386,92 @@ async fn eight_at_once_with_one_token_make_one() {
 }
 
 #[tokio::test]
-async fn changes_are_audited_and_nothing_else() {
+async fn every_call_is_audited() {
     let world = World::new().await;
     let root = &world.root;
     world.ok(root, Iam, "CreateUser", &[("UserName", "ann")]).await;
     world.ok(root, Iam, "ListUsers", &[]).await;
-    assert_answer(
-        &root.call(&world.server, Iam, "CreateUser", &[("UserName", "ann")]).await,
-        409,
-        "EntityAlreadyExists",
-        "twice",
-    );
+    let twice = root.call(&world.server, Iam, "CreateUser", &[("UserName", "ann")]).await;
+    assert_answer(&twice, 409, "EntityAlreadyExists", "twice");
     let key = world.ok(root, Iam, "CreateAccessKey", &[("UserName", "ann")]).await;
-    world.server.run_background(std::future::ready(())).await.unwrap();
-    let text = std::fs::read_to_string(&world.audit_log).unwrap();
-    let actions: Vec<String> = text
-        .lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["action"].as_str().unwrap().to_owned())
-        .collect();
-    assert_eq!(actions, ["CreateUser", "CreateAccessKey"]);
-    assert!(text.contains(&format!("arn:aws:iam::{}:user/ann", world.account)) && text.contains("127.0.0.1"));
-    for secret in [root.secret.expose().as_str(), key.element("SecretAccessKey").unwrap()] {
+    let password = [("UserName", "ann"), ("Password", "Corr3ct-horse-battery")];
+    world.ok(root, Iam, "CreateLoginProfile", &password).await;
+    let ann = world.user("bob", None).await;
+    assert_eq!(ann.call(&world.server, Iam, "GetUser", &[]).await.code, "AccessDenied");
+    let forged = Client { secret: Secret::new("wrong".to_owned()), ..root.clone() };
+    assert_eq!(forged.call(&world.server, Iam, "ListUsers", &[]).await.code, "SignatureDoesNotMatch");
+    let unknown = root.call(&world.server, Iam, "MakeCoffee", &[]).await;
+    assert_eq!(unknown.code, "InvalidAction");
+
+    // The changes are in the outbox, with the records of everything else waiting beside them.
+    let waiting = world.store.outbox(terroir_audit::STREAM, 0, 100).await.unwrap().len();
+    assert_eq!((waiting, world.audit.counts().waiting), (3, 5));
+    let log = world.folder.path().join("audit");
+    let mut shipper = terroir_audit::AuditLog::open(&log, "local", world.audit.clone(), world.clock.clone()).unwrap();
+    terroir_store::ship::Shipper::ship(&mut shipper, &world.store).await.unwrap();
+    let text = std::fs::read_to_string(log.join("audit-00000001.jsonl")).unwrap();
+    let event = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["event"].clone();
+    let events: Vec<serde_json::Value> = text.lines().map(event).collect();
+    let told = |event: &serde_json::Value| {
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&event["eventName"]), text(&event["errorCode"]), event["readOnly"].as_bool().unwrap())
+    };
+    let mut told: Vec<_> = events.iter().map(told).collect();
+    told.sort();
+    let expected = [
+        ("-", "SignatureDoesNotMatch", false),
+        ("CreateAccessKey", "", false),
+        ("CreateLoginProfile", "", false),
+        ("CreateUser", "", false),
+        ("CreateUser", "EntityAlreadyExists", false),
+        ("GetUser", "AccessDenied", true),
+        ("ListUsers", "", true),
+        ("MakeCoffee", "InvalidAction", false),
+    ];
+    assert_eq!(told, expected.map(|(name, code, read)| (name.to_owned(), code.to_owned(), read)));
+    let login = events.iter().find(|event| event["eventName"] == "CreateLoginProfile").unwrap();
+    assert_eq!(login["requestParameters"]["userName"], "ann");
+    assert_eq!(login["resources"][0]["ARN"], format!("arn:aws:iam::{}:user/ann", world.account));
+    assert_eq!((&login["sourceIPAddress"], &login["userIdentity"]["type"]), (&"127.0.0.1".into(), &"Root".into()));
+    let took = |event: &serde_json::Value| event["additionalEventData"]["latencyMicros"].is_u64();
+    assert!(events.iter().all(|event| took(event) && event["requestID"].as_str().unwrap().len() == 36));
+    let stranger = events.iter().find(|event| event["errorCode"] == "SignatureDoesNotMatch").unwrap();
+    assert_eq!(stranger["userIdentity"], serde_json::json!({ "type": "Unknown", "accessKeyId": root.access_key_id }));
+    for secret in [root.secret.expose().as_str(), key.element("SecretAccessKey").unwrap(), password[1].1] {
         assert!(!text.contains(secret));
     }
+}
+
+#[tokio::test]
+async fn each_class_of_actions_has_its_own_rate() {
+    let rate = |burst| terroir_api_server::Rate { per_second: 1, burst };
+    let world = World::with_limits(|limits| (limits.changes, limits.launches) = (rate(2), rate(1))).await;
+    let root = &world.root;
+    let user = async |name| root.call(&world.server, Iam, "CreateUser", &[("UserName", name)]).await;
+    let launch = async || root.call(&world.server, Ec2, "RunInstances", &[("MinCount", "1"), ("MaxCount", "1")]).await;
+    assert_answer(&user("a").await, 200, "", "within the burst");
+    assert_answer(&user("b").await, 200, "", "within the burst");
+    assert_answer(&user("c").await, 400, "Throttling", "a third change");
+    assert_answer(&launch().await, 200, "", "launches have a bucket of their own");
+    assert_answer(&launch().await, 503, "RequestLimitExceeded", "a second launch");
+    let refused =
+        world.server.handle(root.signed_post(Iam, "Action=CreateUser&Version=2010-05-08&UserName=c"), root.peer);
+    let refused = refused.await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (400, "1"));
+    for _ in 0..10 {
+        assert_answer(&root.call(&world.server, Iam, "ListUsers", &[]).await, 200, "", "reads go on");
+    }
+    let (_, other) = world.other_account("other").await;
+    assert_answer(
+        &other.call(&world.server, Iam, "CreateUser", &[("UserName", "a")]).await,
+        200,
+        "",
+        "another account",
+    );
+    world.clock.advance(Duration::from_secs(1));
+    assert_answer(&user("c").await, 200, "", "a second later");
+    assert_answer(&user("d").await, 400, "Throttling", "one more");
+    assert_answer(&launch().await, 200, "", "a second later");
 }
 
 #[tokio::test]

@@ -58,6 +58,8 @@ pub struct ServiceModel {
     pub protocol: Protocol,
     pub implemented: &'static [&'static str],
     pub unimplemented: &'static [&'static str],
+    /// Members that hold secrets, by their names in requests and answers, sorted.
+    pub secrets: &'static [&'static str],
 }
 
 impl Service {
@@ -103,6 +105,11 @@ impl Service {
     /// Names of the other actions in AWS's model, sorted.
     pub const fn unimplemented_actions(self) -> &'static [&'static str] {
         self.model().unimplemented
+    }
+
+    /// Members of requests and answers that hold secrets.
+    pub const fn secret_members(self) -> &'static [&'static str] {
+        self.model().secrets
     }
 
     pub fn action_status(self, action: &str) -> ActionStatus {

@@ -13,6 +13,7 @@
 //! - Kinds that begin with `~` stay outside the view.
 
 pub mod backup;
+pub mod chain;
 pub mod copy;
 pub mod engine;
 mod error;
@@ -24,6 +25,7 @@ mod keyring;
 mod lane;
 mod options;
 mod record;
+pub mod ship;
 pub mod sqlite;
 mod store;
 mod txn;

@@ -13,6 +13,7 @@ pub fn service(service: &Service, selection: &Selection, botocore: &str) -> Stri
         model_code(selection),
         table("IMPLEMENTED", selection.operations.iter().map(|operation| operation.name.as_str())),
         table("UNIMPLEMENTED", selection.unimplemented.iter().map(String::as_str)),
+        table("SECRETS", selection.secrets().into_iter()),
         operations(service, selection),
     ]
     .join("\n");
@@ -63,7 +64,7 @@ fn model_code(selection: &Selection) -> String {
     format!(
         "pub const MODEL: ServiceModel = ServiceModel {{\nsigning_name: {:?},\napi_version: {:?},\n\
          xml_namespace: {namespace:?},\ntarget_prefix: {target:?},\nprotocol: {protocol},\n\
-         implemented: IMPLEMENTED,\nunimplemented: UNIMPLEMENTED,\n}};\n",
+         implemented: IMPLEMENTED,\nunimplemented: UNIMPLEMENTED,\nsecrets: SECRETS,\n}};\n",
         metadata.signing_name(),
         metadata.api_version,
     )

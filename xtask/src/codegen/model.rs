@@ -134,6 +134,12 @@ pub enum Kind {
 const ALSO_SECRET: [&str; 2] = ["KeyMaterial", "SessionToken"];
 
 impl Selection {
+    /// Names that members with secrets have on the wire, in order.
+    pub fn secrets(&self) -> BTreeSet<&str> {
+        let members = self.structures.values().flat_map(|structure| &structure.members).filter(|member| member.secret);
+        members.flat_map(|member| [&*member.name_in_request, &*member.name_in_response]).collect()
+    }
+
     pub fn new(model: &Model, actions: &[String]) -> Result<Self> {
         let metadata = model.metadata.clone();
         if !["ec2", "query", "json"].contains(&metadata.protocol.as_str()) {

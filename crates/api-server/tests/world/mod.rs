@@ -23,8 +23,8 @@ pub struct World {
     pub clock: Arc<ManualClock>,
     pub account: AccountId,
     pub root: Client,
-    pub audit_log: std::path::PathBuf,
-    _folder: tempfile::TempDir,
+    pub audit: terroir_audit::Queue,
+    pub folder: tempfile::TempDir,
 }
 
 impl World {
@@ -57,7 +57,7 @@ impl World {
         let mut limits = Limits::default();
         edit(&mut limits);
         let folder = tempfile::tempdir().unwrap();
-        let audit_log = folder.path().join("audit.log");
+        let audit = terroir_audit::Queue::default();
         let server = ApiServer::new(Parts {
             store: store.clone(),
             iam,
@@ -68,9 +68,9 @@ impl World {
             objects: Arc::new(Objects),
             status: Arc::new(Ready),
             limits,
-            audit_log: Some(audit_log.clone()),
+            audit: audit.clone(),
         });
-        Self { server, store, clock, account: account.account_id, root, audit_log, _folder: folder }
+        Self { server, store, clock, account: account.account_id, root, audit, folder }
     }
 
     pub fn now(&self) -> Timestamp {

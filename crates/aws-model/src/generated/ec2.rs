@@ -14,6 +14,7 @@ pub const MODEL: ServiceModel = ServiceModel {
     protocol: Protocol::Ec2,
     implemented: IMPLEMENTED,
     unimplemented: UNIMPLEMENTED,
+    secrets: SECRETS,
 };
 
 pub const IMPLEMENTED: &[&str] = &[
@@ -786,6 +787,8 @@ pub const UNIMPLEMENTED: &[&str] = &[
     "UpdateSecurityGroupRuleDescriptionsIngress",
     "WithdrawByoipCidr",
 ];
+
+pub const SECRETS: &[&str] = &["KeyMaterial", "UserData", "Value", "keyMaterial", "value"];
 
 /// One type per action.
 pub mod ops {

@@ -15,6 +15,7 @@ pub const MODEL: ServiceModel = ServiceModel {
     protocol: Protocol::Query,
     implemented: IMPLEMENTED,
     unimplemented: UNIMPLEMENTED,
+    secrets: SECRETS,
 };
 
 pub const IMPLEMENTED: &[&str] = &[
@@ -198,6 +199,9 @@ pub const UNIMPLEMENTED: &[&str] = &[
     "UploadServerCertificate",
     "UploadSigningCertificate",
 ];
+
+pub const SECRETS: &[&str] =
+    &["Base32StringSeed", "NewPassword", "OldPassword", "Password", "QRCodePNG", "SecretAccessKey"];
 
 /// One type per action.
 pub mod ops {

@@ -15,6 +15,7 @@ pub const MODEL: ServiceModel = ServiceModel {
     protocol: Protocol::Json { version: "1.1" },
     implemented: IMPLEMENTED,
     unimplemented: UNIMPLEMENTED,
+    secrets: SECRETS,
 };
 
 pub const IMPLEMENTED: &[&str] = &[
@@ -76,6 +77,8 @@ pub const UNIMPLEMENTED: &[&str] = &[
     "Verify",
     "VerifyMac",
 ];
+
+pub const SECRETS: &[&str] = &["AccessKeyId", "KeyStorePassword", "Plaintext", "RawSecretAccessKey"];
 
 /// One type per action.
 pub mod ops {

@@ -13,6 +13,7 @@ pub const MODEL: ServiceModel = ServiceModel {
     protocol: Protocol::Query,
     implemented: IMPLEMENTED,
     unimplemented: UNIMPLEMENTED,
+    secrets: SECRETS,
 };
 
 pub const IMPLEMENTED: &[&str] = &[
@@ -27,6 +28,8 @@ pub const IMPLEMENTED: &[&str] = &[
 
 pub const UNIMPLEMENTED: &[&str] =
     &["AssumeRoleWithSAML", "AssumeRoot", "GetDelegatedAccessToken", "GetWebIdentityToken"];
+
+pub const SECRETS: &[&str] = &["SecretAccessKey", "SessionToken", "WebIdentityToken"];
 
 /// One type per action.
 pub mod ops {

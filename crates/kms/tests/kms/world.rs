@@ -61,7 +61,7 @@ impl World {
             objects: Arc::new(NoObjects),
             status: Arc::new(Ready),
             limits: Limits { actions: rate, ..Limits::default() },
-            audit_log: None,
+            audit: Default::default(),
         });
         let (account, root) = account(&store, "main", clock.now()).await;
         Self { server, store, iam, clock, keys, account, root }

@@ -9,8 +9,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use terroir_store::Store;
+use terroir_store::ship::Shipper;
 use terroir_tlog::{
     AddCheckpoint, Checkpoint, Cosignature, Hash, Note, Signature, SigningKey, TILE_WIDTH, TileHashes, TileSource,
     VerifierKey, entry_bundle, entry_path, hash_path, leaf_hash, root,
@@ -26,7 +26,6 @@ pub const STREAM: &str = "receipts";
 const BATCH: &str = "batch";
 /// Rows of the outbox that are appended and signed for together.
 const BATCH_ROWS: usize = 500;
-const SHIP_EVERY: Duration = Duration::from_secs(1);
 
 /// Name of an operator's log of a region.
 pub fn origin(operator: &str, region: &str) -> String {
@@ -140,7 +139,7 @@ impl ReceiptLog {
     ///
     /// # Errors
     /// Any of [`LogError`]; then nothing was trimmed that is not durable here and signed for.
-    pub async fn ship(&mut self, store: &Store) -> Result<usize, LogError> {
+    pub async fn take_over(&mut self, store: &Store) -> Result<usize, LogError> {
         let mut shipped = 0;
         loop {
             let rows = store.outbox(STREAM, 0, BATCH_ROWS).await.map_err(Error::from)?;
@@ -246,23 +245,16 @@ impl ReceiptLog {
         let note = checkpoint.sign(&self.key).map_err(|error| LogError::Sign(error.to_string()))?;
         Ok(write_whole(&self.folder.join(CHECKPOINT), note.to_string().as_bytes())?)
     }
+}
 
-    /// Ships again and again until `shutdown`, and once more then.
-    pub async fn run(mut self, store: Store, shutdown: impl Future<Output = ()>) {
-        let mut tick = tokio::time::interval(SHIP_EVERY);
-        tokio::pin!(shutdown);
-        loop {
-            let last = tokio::select! {
-                () = &mut shutdown => true,
-                _ = tick.tick() => false,
-            };
-            if let Err(error) = self.ship(&store).await {
-                tracing::error!(%error, "receipts were not shipped");
-            }
-            if last {
-                return;
-            }
-        }
+impl Shipper for ReceiptLog {
+    const WHAT: &'static str = "receipts";
+
+    async fn ship(&mut self, store: &Store) -> Result<usize, Error> {
+        self.take_over(store).await.map_err(|error| match error {
+            LogError::Store(error) => error,
+            error => Error::unavailable("The log of receipts cannot be written.").with_internal(error.to_string()),
+        })
     }
 }
 

@@ -189,7 +189,7 @@ impl Story {
     }
 
     async fn ship(&self) {
-        open(self.folder.path(), &self.own).ship(&self.store).await.unwrap();
+        open(self.folder.path(), &self.own).take_over(&self.store).await.unwrap();
         assert!(self.store.outbox(crate::receipt::STREAM, 0, 1).await.unwrap().is_empty());
     }
 
