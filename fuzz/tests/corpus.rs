@@ -49,13 +49,8 @@ fn mutated(seeds: &[(PathBuf, Vec<u8>)], random: &SeededRandom) -> Vec<u8> {
 fn search(target: &Target, count: usize) -> Option<Vec<u8>> {
     let seeds = corpus(target);
     let random = SeededRandom::new(0x0007_e220);
-    let inputs = seeds.iter().map(|(_, bytes)| bytes.clone()).chain((0..count).map(|_| mutated(&seeds, &random)));
-    for bytes in inputs {
-        if panic::catch_unwind(|| feed(target, &bytes)).is_err() {
-            return Some(bytes);
-        }
-    }
-    None
+    let mut inputs = seeds.iter().map(|(_, bytes)| bytes.clone()).chain((0..count).map(|_| mutated(&seeds, &random)));
+    inputs.find(|bytes| panic::catch_unwind(|| feed(target, bytes)).is_err())
 }
 
 fn check(name: &str) {

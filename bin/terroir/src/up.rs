@@ -66,11 +66,11 @@ fn prepare(layout: &Layout, settings: &Settings) -> Result<(), String> {
 /// What systemd keeps running is not ours to start or stop.
 async fn refuse_units(layout: &Layout) -> Result<(), String> {
     match AdminClient::new(&layout.admin_socket()).get::<ServerStatus>("/status").await {
-        Ok(status) if status.is_unit => {
-            Err("systemd runs this cloud: `systemctl start terroir.target`, `systemctl stop terroir.target`; once it is \
+        Ok(status) if status.is_unit => Err(
+            "systemd runs this cloud: `systemctl start terroir.target`, `systemctl stop terroir.target`; once it is \
                  stopped, `terroir down` shuts the instances down"
-                .to_owned())
-        }
+                .to_owned(),
+        ),
         _ => Ok(()),
     }
 }
