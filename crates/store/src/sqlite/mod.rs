@@ -227,7 +227,10 @@ impl Engine for SqliteEngine {
                 tracing::error!("the store's writer did not end within {CLOSE_PATIENCE:?}");
             }
         }
-        self.shared.readers.close();
+        let shared = Arc::clone(&self.shared);
+        if tokio::task::spawn_blocking(move || shared.readers.close()).await.is_err() {
+            tracing::error!("the store's readers did not end");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use super::schema::{self, meta, row_id, sqlite_error};
@@ -14,20 +15,28 @@ use crate::{Key, KeyRange, StoreError};
 
 /// Reads at a time; more wait.
 const CONNECTIONS: usize = 4;
+/// How long reads that are under way are waited for when the store is closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, idle: Mutex::default(), permits: Semaphore::new(CONNECTIONS) }
+        Self { path, idle: Mutex::default(), permits: Arc::new(Semaphore::new(CONNECTIONS)) }
     }
 
+    /// Waits until no connection is left, so that nothing touches the files any more: the last one to go removes the log
+    /// beside the data file, which a reader cannot. Blocks.
     pub(super) fn close(&self) {
         self.permits.close();
+        let deadline = Instant::now() + CLOSE_PATIENCE;
+        while self.permits.available_permits() < CONNECTIONS && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -51,7 +60,8 @@ impl Readers {
         shared: &Arc<Shared>,
         read: impl FnOnce(&mut Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _permit = self.permits.acquire().await.map_err(|_| StoreError::Closed)?;
+        // Held until the connection is back or gone, also if nobody waits for the answer any more.
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| StoreError::Closed)?;
         let shared = Arc::clone(shared);
         blocking(move || {
             let readers = &shared.readers;
@@ -63,7 +73,10 @@ impl Readers {
             let result = read(&mut connection);
             if !readers.permits.is_closed() && !matches!(result, Err(ReadError::Sqlite(_))) {
                 readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+            } else {
+                drop(connection);
             }
+            drop(permit);
             result.map_err(|error| match error {
                 ReadError::Sqlite(error) => sqlite_error(&error),
                 ReadError::Store(error) => error,

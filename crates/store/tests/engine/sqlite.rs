@@ -56,3 +56,29 @@ fn random_histories_agree_with_the_model() {
         })
         .unwrap();
 }
+
+/// Whoever gives the file to another user must not have given away half of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_touches_the_files_after_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    for round in 0..40 {
+        let path = folder.path().join(format!("{round}.db"));
+        let engine = open(options(&path)).await;
+        let readers: Vec<_> = (0..6)
+            .map(|_| {
+                let engine = Arc::clone(&engine);
+                tokio::spawn(async move { while engine.outbox_streams().await.is_ok() {} })
+            })
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(round % 7)).await;
+        engine.close().await;
+        let beside = |end: &str| path.with_extension(format!("db{end}"));
+        for end in ["-wal", "-shm"] {
+            assert!(!beside(end).exists(), "round {round}: {} is left", beside(end).display());
+        }
+        for reader in readers {
+            reader.await.unwrap();
+        }
+        assert!(!beside("-shm").exists(), "round {round}: somebody came after the end");
+    }
+}
