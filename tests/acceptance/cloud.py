@@ -114,6 +114,12 @@ class Cloud:
         [found] = [process for process in self.status()["processes"] if process["name"] == name]
         return found["pid"]
 
+    def end_server(self, how=signal.SIGKILL):
+        """Ends the server by a signal and waits until the next one answers."""
+        old = self.pid_of("server")
+        os.kill(old, how)
+        until("the server is back", lambda: self.pid_of("server") not in (None, old) and self.is_ready(), 60)
+
     def stop(self):
         """`terroir down`, then the end of whatever `start` began."""
         done = self.terroir("down", check=False)

@@ -111,9 +111,7 @@ def test_logs_are_bounded():
         flood()
         assert part(1).stat().st_size > limit
         goes_on()
-        server = cloud.pid_of("server")
-        os.kill(server, signal.SIGKILL)
-        until("the server is back", lambda: cloud.pid_of("server") not in (None, server) and cloud.is_ready(), 60)
+        cloud.end_server()
         goes_on()
         flood()
         assert part(2).exists()

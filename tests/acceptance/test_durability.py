@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import signal
 import subprocess
 import threading
 import uuid
@@ -13,6 +12,7 @@ import pytest
 from cloud import Cloud, run
 from errors import refused
 from waiting import until
+from writing import writing
 
 REFUSED = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
 
@@ -43,20 +43,11 @@ class Writer(threading.Thread):
 def test_kill_9_loses_nothing_acknowledged(cloud):
     cloud.client("s3").create_bucket(Bucket="durable")
     writers = [Writer(cloud) for _ in range(4)]
-    for writer in writers:
-        writer.start()
-    try:
+    with writing(writers):
         for _ in range(3):
             known = sum(len(writer.groups) for writer in writers)
             until("more is acknowledged", lambda known=known: sum(len(w.groups) for w in writers) > known + 8, 90)
-            old = cloud.pid_of("server")
-            os.kill(old, signal.SIGKILL)
-            until("it is back", lambda old=old: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
-    finally:
-        for writer in writers:
-            writer.stopped.set()
-        for writer in writers:
-            writer.join()
+            cloud.end_server()
     s3, ec2 = cloud.client("s3"), cloud.client("ec2")
     pages = ec2.get_paginator("describe_security_groups").paginate()
     groups = {group["GroupName"]: group["GroupId"] for page in pages for group in page["SecurityGroups"]}

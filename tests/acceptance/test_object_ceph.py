@@ -10,6 +10,7 @@ import pytest
 from botocore.config import Config
 from ceph import Ceph
 from waiting import until
+from writing import writing
 
 pytestmark = [pytest.mark.ceph, pytest.mark.timeout(600)]
 WRITERS = 8
@@ -68,9 +69,7 @@ def test_an_osd_dies_under_writers_and_nothing_acknowledged_is_lost(ceph, cloud,
         known = written()
         until(f"{count} more are written", lambda: written() >= known + count, 120)
 
-    for writer in writers:
-        writer.start()
-    try:
+    with writing(writers):
         more(20)
         ceph.kill_osd(2)
         more(30)
@@ -79,11 +78,6 @@ def test_an_osd_dies_under_writers_and_nothing_acknowledged_is_lost(ceph, cloud,
         ceph.start_osd(2)
         until("the OSD is back", lambda: ceph.osds_up() == 3, 60)
         more(10)
-    finally:
-        for writer in writers:
-            writer.stopped.set()
-        for writer in writers:
-            writer.join()
     acknowledged = {key: body for writer in writers for key, body in writer.objects.items()}
     print(f"{len(acknowledged)} acknowledged, {sum(writer.refused for writer in writers)} refused")
     for key, body in acknowledged.items():

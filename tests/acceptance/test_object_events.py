@@ -1,7 +1,6 @@
 """Targets that the operator names, and the events of buckets that are sent to them."""
 
 import json
-import os
 import random
 import re
 import signal
@@ -12,6 +11,7 @@ import pytest
 from errors import refused
 from hook import Hook
 from waiting import until
+from writing import writing
 
 REFUSED = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
 SECRET = "a secret of more than sixteen letters"
@@ -162,9 +162,7 @@ def test_access_logs_are_delivered_at_the_end_at_the_latest(cloud):
     assert s3.get_bucket_logging(Bucket="logged")["LoggingEnabled"] == target
     s3.put_object(Bucket="logged", Key="a b", Body=b"12345")
     s3.get_object(Bucket="logged", Key="a b")["Body"].read()
-    old = cloud.pid_of("server")
-    os.kill(old, signal.SIGTERM)
-    until("it is back", lambda: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
+    cloud.end_server(signal.SIGTERM)
     [log] = s3.list_objects_v2(Bucket="logs-here", Prefix="logged/")["Contents"]
     lines = s3.get_object(Bucket="logs-here", Key=log["Key"])["Body"].read().decode().splitlines()
     assert re.fullmatch(r"logged/\d{4}-\d\d-\d\d-\d\d-\d\d-\d\d-[0-9A-F]{16}", log["Key"])
@@ -209,20 +207,11 @@ def test_kill_9_loses_no_event_of_what_was_acknowledged(cloud, tmp_path, hook):
     s3.put_bucket_notification_configuration(Bucket="told", NotificationConfiguration=rules)
     hook.refuses = lambda document: random.random() < 0.2
     writers = [Writer(cloud, f"writer{number}") for number in range(4)]
-    for writer in writers:
-        writer.start()
-    try:
+    with writing(writers):
         for _ in range(3):
             known = sum(map(len, [w.done for w in writers])), len(hook.records)
             until("more is told", lambda known=known: len(hook.records) > known[1] + 20, 90)
-            old = cloud.pid_of("server")
-            os.kill(old, signal.SIGKILL)
-            until("it is back", lambda old=old: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
-    finally:
-        for writer in writers:
-            writer.stopped.set()
-        for writer in writers:
-            writer.join()
+            cloud.end_server()
     hook.refuses = lambda document: False
     until("nothing waits any more", lambda: targets(cloud)["all"]["queued"] == 0, 120)
     told = {}

@@ -11,6 +11,7 @@ import pytest
 from cloud import Cloud
 from errors import refused
 from waiting import until
+from writing import writing
 
 REFUSED = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
 
@@ -88,26 +89,15 @@ def test_kill_9_loses_nothing_and_leaves_nothing(cloud, far, tmp_path):
     for size in (1, 100_000):
         s3.delete_object(Bucket="near", Key=f"canary-{size}")
     writers = [Writer(cloud) for _ in range(3)]
-    for writer in writers:
-        writer.start()
-    try:
+    with writing(writers):
         for _ in range(3):
             known = sum(len(writer.objects) for writer in writers)
             until("more is written", lambda known=known: sum(len(w.objects) for w in writers) > min(known + 8, 50), 90)
-            old = cloud.pid_of("server")
-            os.kill(old, signal.SIGKILL)
-            until("it is back", lambda old=old: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
-    finally:
-        for writer in writers:
-            writer.stopped.set()
-        for writer in writers:
-            writer.join()
+            cloud.end_server()
     for key, body in [item for writer in writers for item in writer.objects.items()]:
         assert s3.get_object(Bucket="near", Key=key)["Body"].read() == body, key
     # What was never named is swept by the next start.
-    old = cloud.pid_of("server")
-    os.kill(old, signal.SIGTERM)
-    until("it is back", lambda: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
+    cloud.end_server(signal.SIGTERM)
     large = sum(item["Size"] > 32 << 10 for item in listed(s3, "near"))
     until("there are as many there", lambda: len(listed(there, "bytes-only")) == large, 90)
     until("no upload is left", lambda: "Uploads" not in there.list_multipart_uploads(Bucket="bytes-only"), 60)

@@ -1,14 +1,13 @@
 """Versions copied to another bucket and to a foreign S3, while the server is killed."""
 
 import json
-import os
 import random
-import signal
 import threading
 
 import botocore.exceptions
 from errors import refused
 from waiting import until
+from writing import writing
 
 REFUSED = (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError)
 TRUST = {
@@ -108,20 +107,11 @@ def test_kill_9_in_the_middle_of_copying(cloud, tmp_path):
         item["Destination"] for item in rules["Rules"]
     ]
     writers = [Writer(cloud, f"writer{number}") for number in range(4)]
-    for writer in writers:
-        writer.start()
-    try:
+    with writing(writers):
         for _ in range(3):
             known = sum(writer.acknowledged for writer in writers)
             until("more is written", lambda known=known: sum(w.acknowledged for w in writers) > known + 40, 90)
-            old = cloud.pid_of("server")
-            os.kill(old, signal.SIGKILL)
-            until("it is back", lambda old=old: cloud.pid_of("server") not in (None, old) and cloud.is_ready(), 60)
-    finally:
-        for writer in writers:
-            writer.stopped.set()
-        for writer in writers:
-            writer.join()
+            cloud.end_server()
     until("nothing waits any more", lambda: waiting(cloud) == 0, 180)
     source = versions(s3, "source")
     assert sum(map(len, source.values())) > 100

@@ -83,11 +83,8 @@ async fn connected(layout: &Layout, deadline: Duration) -> Result<LinkState, Str
         if let Some(link) = link.as_ref().filter(|link| link.connected) {
             return Ok(link.clone());
         }
-        let record = SupervisorRecord::read(layout);
-        let dying = record.processes.iter().find(|process| process.keeps_dying());
-        if let Some(dying) = dying.filter(|_| record.supervisor_is_alive()) {
-            let end = dying.last_end.clone().unwrap_or_default();
-            return Err(format!("{} keeps dying: {end}; see {}", dying.name, layout.log_file(&dying.name).display()));
+        if let Some(complaint) = SupervisorRecord::read(layout).complaint(layout) {
+            return Err(complaint);
         }
         if start.elapsed() > deadline {
             let why = link.and_then(|link| link.problem).unwrap_or_else(|| "the agent has not called yet".to_owned());

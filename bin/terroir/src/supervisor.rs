@@ -83,6 +83,13 @@ impl SupervisorRecord {
         self.supervisor.is_some_and(ProcessId::is_alive)
     }
 
+    /// That a process keeps dying, as a sentence. What an earlier supervisor wrote is history.
+    pub fn complaint(&self, layout: &Layout) -> Option<String> {
+        let dying = self.processes.iter().find(|process| process.keeps_dying() && self.supervisor_is_alive())?;
+        let end = dying.last_end.as_deref().unwrap_or_default();
+        Some(format!("{} keeps dying: {end}; see {}", dying.name, layout.log_file(&dying.name).display()))
+    }
+
     fn write(&self, layout: &Layout) -> io::Result<()> {
         let fresh = layout.supervisor_file().with_extension("new");
         fs::write(&fresh, serde_json::to_vec_pretty(self)?)?;

@@ -167,12 +167,8 @@ async fn wait_until_ready(layout: &Layout, deadline: Duration) -> Result<ServerS
             Ok(status) => status.problems.join("; "),
             Err(error) => error.to_string(),
         };
-        let record = SupervisorRecord::read(layout);
-        // What an earlier supervisor wrote is history.
-        let dying = record.processes.iter().find(|process| process.keeps_dying());
-        if let Some(dying) = dying.filter(|_| record.supervisor_is_alive()) {
-            let end = dying.last_end.clone().unwrap_or_default();
-            return Err(format!("{} keeps dying: {end}; see {}", dying.name, layout.log_file(&dying.name).display()));
+        if let Some(complaint) = SupervisorRecord::read(layout).complaint(layout) {
+            return Err(complaint);
         }
         if start.elapsed() > deadline {
             return Err(format!("not ready after {} s: {last}; see {}", deadline.as_secs(), layout.logs().display()));
